@@ -1,0 +1,36 @@
+//! Who is at the other end of a Unix socket.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// The process, user and group at the other end of a connected Unix socket, as they were when it
+/// connected (or listened): `SO_PEERCRED` of unix(7).
+///
+/// The process id is 0 when the peer lives in a pid namespace that this process cannot see, which
+/// is why rustix's function, whose process ids are never 0, does not fit.
+///
+/// # Errors
+///
+/// What getsockopt(2) reports.
+pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
+    let mut peer = MaybeUninit::<libc::ucred>::zeroed();
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` is valid for writes of `size` bytes, which is its size, and `size` is a valid
+    // in-out pointer; the descriptor is open for as long as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            peer.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all-zero bytes are a valid `ucred` (three integers), and the call only filled it.
+    let peer = unsafe { peer.assume_init() };
+    Ok((peer.pid, peer.uid, peer.gid))
+}

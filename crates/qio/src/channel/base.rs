@@ -1,0 +1,109 @@
+//! The state that every channel has.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use super::Features;
+use crate::interest::Interest;
+
+/// Whether reads and writes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "complete by nature")]
+pub enum Mode {
+    /// A read waits for the first byte, a write until something was taken.
+    Blocking,
+    /// They return `WouldBlock` instead.
+    NonBlocking,
+}
+
+/// Name, features, mode, and who waits: the part that all channels share.
+///
+/// QEMU keeps the same in the parent object `QIOChannel`.
+#[derive(Debug)]
+pub struct Base {
+    kind: &'static str,
+    features: Features,
+    non_blocking: AtomicBool,
+    waiting: AtomicU8,
+    name: ArcSwapOption<String>,
+}
+
+impl Base {
+    /// The state of a new channel in blocking mode; `kind` is its name until it gets a better one.
+    pub fn new(kind: &'static str, features: Features) -> Self {
+        Self {
+            kind,
+            features,
+            non_blocking: AtomicBool::new(false),
+            waiting: AtomicU8::new(0),
+            name: ArcSwapOption::empty(),
+        }
+    }
+
+    /// What the channel can do.
+    #[inline]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// The name that appears in errors and events.
+    pub fn name(&self) -> String {
+        self.name.load().as_deref().map_or_else(|| self.kind.to_owned(), Clone::clone)
+    }
+
+    /// Gives the channel a name; accepted and wrapping channels derive theirs from it.
+    #[doc(alias = "qio_channel_set_name")]
+    pub fn set_name(&self, name: impl Into<String>) {
+        self.name.store(Some(Arc::new(name.into())));
+    }
+
+    /// The current mode.
+    #[inline]
+    pub fn mode(&self) -> Mode {
+        if self.non_blocking.load(Ordering::Relaxed) { Mode::NonBlocking } else { Mode::Blocking }
+    }
+
+    /// Records the mode. For implementations of [`Channel::set_mode`](super::Channel::set_mode).
+    pub fn set_mode(&self, mode: Mode) {
+        self.non_blocking.store(mode == Mode::NonBlocking, Ordering::Relaxed);
+    }
+
+    /// Marks that somebody waits for `interest` until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` when somebody does already: one reader and one writer at a time.
+    pub(crate) fn begin_wait(&self, interest: Interest) -> io::Result<Waiting<'_>> {
+        let before = self.waiting.fetch_or(interest.bits(), Ordering::Acquire);
+        let taken = before & interest.bits();
+        if taken == 0 {
+            return Ok(Waiting { base: self, interest });
+        }
+        // Take back only what this call added.
+        self.waiting.fetch_and(!(interest.bits() & !taken), Ordering::Release);
+        Err(self.busy(taken))
+    }
+
+    #[cold]
+    fn busy(&self, taken: u8) -> io::Error {
+        let who = if taken & Interest::READ.bits() != 0 { "reader" } else { "writer" };
+        let text = format!("{}: another {who} waits already, and there can be one", self.name());
+        io::Error::new(io::ErrorKind::ResourceBusy, text)
+    }
+}
+
+/// Somebody waits on the channel.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    base: &'a Base,
+    interest: Interest,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.base.waiting.fetch_and(!self.interest.bits(), Ordering::Release);
+    }
+}

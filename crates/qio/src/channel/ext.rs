@@ -1,0 +1,672 @@
+//! What users call.
+
+use std::any::Any;
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use super::{
+    Channel, FdSink, Features, MAX_FDS_PER_MESSAGE, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
+};
+use crate::interest::{Interest, Readiness};
+use crate::watch::{PollSet, waiter};
+
+/// Reading, writing and waiting in all their forms, for every [`Channel`].
+///
+/// Three families:
+///
+/// - `read…`, `write…`: once, with partial progress. They wait for the first byte in
+///   [`Mode::Blocking`] and return `WouldBlock` in [`Mode::NonBlocking`].
+/// - `…_exact`, `…_all`, `finish_all`, `flush_all`: until everything has moved. They wait in
+///   either mode.
+/// - [`wait`](ChannelExt::wait): until a condition holds.
+///
+/// Whoever waits does so through the current [`Waiter`](crate::watch::Waiter): the thread, unless
+/// a coroutine or the host program waits in its place.
+///
+/// An empty buffer is a no-op that returns 0, whatever happened before. What a channel cannot do
+/// (see [`Features`]) is `Unsupported`, before any byte moves.
+pub trait ChannelExt: Channel {
+    /// The name that appears in errors and events.
+    fn name(&self) -> String {
+        self.base().name()
+    }
+
+    /// Gives the channel a name.
+    #[doc(alias = "qio_channel_set_name")]
+    fn set_name(&self, name: impl Into<String>) {
+        self.base().set_name(name);
+    }
+
+    /// What the channel can do.
+    #[doc(alias = "qio_channel_has_feature")]
+    fn features(&self) -> Features {
+        self.base().features()
+    }
+
+    /// Finds a channel of type `T` at or below this one: the socket under the layers.
+    fn find<T: Channel>(&self) -> Option<&T> {
+        let mut channel = Some(self.as_channel());
+        while let Some(candidate) = channel {
+            if let Some(found) = (candidate as &dyn Any).downcast_ref() {
+                return Some(found);
+            }
+            channel = candidate.inner();
+        }
+        None
+    }
+
+    /// Reads some bytes; 0 is the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` in non-blocking mode, `NotConnected` once closed, and those of the transport.
+    #[doc(alias = "qio_channel_read")]
+    #[inline]
+    fn read(&self, buf: &mut [u8]) -> Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        read_op(self, &mut ReadOp::new(&mut [IoSliceMut::new(buf)]))
+    }
+
+    /// Reads some bytes, filling each buffer before the next.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](ChannelExt::read).
+    #[doc(alias = "qio_channel_readv")]
+    #[inline]
+    fn read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        match filled_mut(bufs) {
+            [] => Ok(0),
+            bufs => read_op(self, &mut ReadOp::new(bufs)),
+        }
+    }
+
+    /// Reads some bytes, with flags, and with the descriptors that arrive with them.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](ChannelExt::read). `Unsupported` for a sink without [`Features::FD_PASS`] or
+    /// [`ReadFlags::PEEK`] without [`Features::PEEK`]; `InvalidInput` for both together;
+    /// `InvalidData` when more descriptors arrived than the sink has room for (those are closed,
+    /// the data is lost to this message, and the connection should be given up).
+    #[doc(alias = "qio_channel_readv_full")]
+    fn read_with(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        flags: ReadFlags,
+        fds: Option<&mut FdSink>,
+    ) -> Result<usize> {
+        check_read(self.as_channel(), flags, fds.is_some())?;
+        match filled_mut(bufs) {
+            [] => Ok(0),
+            bufs => read_op(self, &mut ReadOp::new(bufs).with(flags, fds)),
+        }
+    }
+
+    /// Looks at the next bytes without taking them.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_with`](ChannelExt::read_with).
+    fn peek(&self, buf: &mut [u8]) -> Result<usize> {
+        self.read_with(&mut [IoSliceMut::new(buf)], ReadFlags::PEEK, None)
+    }
+
+    /// Reads some bytes at `offset`, without moving the position.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](ChannelExt::read); `Unsupported` without [`Features::SEEK`].
+    #[doc(alias = "qio_channel_pread")]
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.read_vectored_at(&mut [IoSliceMut::new(buf)], offset)
+    }
+
+    /// Reads some bytes at `offset` into several buffers.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](ChannelExt::read_at).
+    #[doc(alias = "qio_channel_preadv")]
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
+        require(self.as_channel(), Features::SEEK, "reads at an offset")?;
+        match filled_mut(bufs) {
+            [] => Ok(0),
+            bufs => read_op(self, &mut ReadOp::new(bufs).at(offset)),
+        }
+    }
+
+    /// Fills the whole buffer, waiting in either mode.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` when the stream ends before; the error says how many bytes came. They are
+    /// in the buffer. Others as [`read`](ChannelExt::read), but never `WouldBlock`.
+    #[doc(alias = "qio_channel_read_all")]
+    #[inline]
+    fn read_exact(&self, buf: &mut [u8]) -> Result<()> {
+        if self.read_exact_or_eof(buf)? { Ok(()) } else { Err(early_eof(self.as_channel(), 0)) }
+    }
+
+    /// Fills the whole buffer, or gives `false` when the stream ends before the first byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](ChannelExt::read_exact) for an end after the first byte.
+    #[doc(alias = "qio_channel_read_all_eof")]
+    #[inline]
+    fn read_exact_or_eof(&self, buf: &mut [u8]) -> Result<bool> {
+        if buf.is_empty() {
+            return Ok(true);
+        }
+        match read_op(self, &mut ReadOp::new(&mut [IoSliceMut::new(buf)])) {
+            Ok(n) if n == buf.len() => Ok(true),
+            Ok(0) => Ok(false),
+            first => {
+                let mut bufs = &mut [IoSliceMut::new(buf)][..];
+                let done = progress(first)?;
+                IoSliceMut::advance_slices(&mut bufs, done);
+                read_rest(self.as_channel(), bufs, done, ReadFlags::empty(), None)
+            }
+        }
+    }
+
+    /// Fills all buffers, waiting in either mode. The slices are used up.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](ChannelExt::read_exact).
+    #[doc(alias = "qio_channel_readv_all")]
+    fn read_vectored_exact(&self, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
+        self.read_exact_with(bufs, ReadFlags::empty(), None)
+    }
+
+    /// Fills all buffers, or gives `false` when the stream ends before the first byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](ChannelExt::read_exact).
+    #[doc(alias = "qio_channel_readv_all_eof")]
+    fn read_vectored_exact_or_eof(&self, bufs: &mut [IoSliceMut<'_>]) -> Result<bool> {
+        self.read_exact_or_eof_with(bufs, ReadFlags::empty(), None)
+    }
+
+    /// Fills all buffers, and collects descriptors from every segment of the data.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](ChannelExt::read_exact) and [`read_with`](ChannelExt::read_with);
+    /// `InvalidInput` for [`ReadFlags::PEEK`], which would give the same bytes again.
+    #[doc(alias = "qio_channel_readv_full_all")]
+    fn read_exact_with(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        flags: ReadFlags,
+        fds: Option<&mut FdSink>,
+    ) -> Result<()> {
+        if self.read_exact_or_eof_with(bufs, flags, fds)? {
+            Ok(())
+        } else {
+            Err(early_eof(self.as_channel(), 0))
+        }
+    }
+
+    /// [`read_exact_with`](ChannelExt::read_exact_with), or `false` when the stream ends before
+    /// the first byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact_with`](ChannelExt::read_exact_with).
+    #[doc(alias = "qio_channel_readv_full_all_eof")]
+    fn read_exact_or_eof_with(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        flags: ReadFlags,
+        fds: Option<&mut FdSink>,
+    ) -> Result<bool> {
+        let channel = self.as_channel();
+        if flags.contains(ReadFlags::PEEK) {
+            return Err(invalid(
+                channel,
+                "a peek gives the same bytes again, so it has no exact form",
+            ));
+        }
+        check_read(channel, flags, fds.is_some())?;
+        read_rest(channel, bufs, 0, flags, fds)
+    }
+
+    /// Fills the whole buffer from `offset`, without moving the position.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_exact`](ChannelExt::read_exact) and [`read_at`](ChannelExt::read_at).
+    #[doc(alias = "qio_channel_pread_all")]
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = advanced(self.as_channel(), offset, done)?;
+            match progress_or_wait(self.as_channel(), Interest::READ, |channel| {
+                channel.read_at(&mut buf[done..], at)
+            })? {
+                0 => return Err(early_eof(self.as_channel(), done)),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes some of the bytes, at least one.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` in non-blocking mode, `BrokenPipe` when the peer is gone (never a signal),
+    /// `NotConnected` once closed, and those of the transport.
+    #[doc(alias = "qio_channel_write")]
+    #[inline]
+    fn write(&self, buf: &[u8]) -> Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)]))
+    }
+
+    /// Writes some of the bytes, sending each buffer before the next.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write).
+    #[doc(alias = "qio_channel_writev")]
+    #[inline]
+    fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> Result<usize> {
+        match filled(bufs) {
+            [] => Ok(0),
+            bufs => write_op(self, &mut WriteOp::new(bufs)),
+        }
+    }
+
+    /// Writes some of the bytes, and the descriptors with the first of them.
+    ///
+    /// When this returns a number, the descriptors are sent; when it returns an error, also
+    /// `WouldBlock`, none is.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write). `Unsupported` for descriptors without
+    /// [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`], or without a
+    /// byte to carry them.
+    #[doc(alias = "qio_channel_writev_full")]
+    fn write_with(
+        &self,
+        bufs: &[IoSlice<'_>],
+        flags: WriteFlags,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<usize> {
+        check_write(self.as_channel(), fds)?;
+        match filled(bufs) {
+            [] if fds.is_empty() => Ok(0),
+            [] => Err(invalid(self.as_channel(), "descriptors need a byte that carries them")),
+            bufs => write_op(self, &mut WriteOp::new(bufs).with(flags, fds)),
+        }
+    }
+
+    /// Writes some of the bytes at `offset`, without moving the position.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write); `Unsupported` without [`Features::SEEK`].
+    #[doc(alias = "qio_channel_pwrite")]
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
+        self.write_vectored_at(&[IoSlice::new(buf)], offset)
+    }
+
+    /// Writes some of the bytes of several buffers at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_at`](ChannelExt::write_at).
+    #[doc(alias = "qio_channel_pwritev")]
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
+        require(self.as_channel(), Features::SEEK, "writes at an offset")?;
+        match filled(bufs) {
+            [] => Ok(0),
+            bufs => write_op(self, &mut WriteOp::new(bufs).at(offset)),
+        }
+    }
+
+    /// Writes the whole buffer, waiting in either mode.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write), but never `WouldBlock`. How much was sent before is not
+    /// known then; the connection should be given up.
+    #[doc(alias = "qio_channel_write_all")]
+    #[inline]
+    fn write_all(&self, buf: &[u8]) -> Result<()> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)])) {
+            Ok(n) if n == buf.len() => Ok(()),
+            first => {
+                let mut bufs = &mut [IoSlice::new(buf)][..];
+                IoSlice::advance_slices(&mut bufs, progress(first)?);
+                write_rest(self.as_channel(), bufs, WriteFlags::empty(), &[])
+            }
+        }
+    }
+
+    /// Writes all buffers, waiting in either mode. The slices are used up.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_all`](ChannelExt::write_all).
+    #[doc(alias = "qio_channel_writev_all")]
+    fn write_vectored_all(&self, bufs: &mut [IoSlice<'_>]) -> Result<()> {
+        write_rest(self.as_channel(), bufs, WriteFlags::empty(), &[])
+    }
+
+    /// Writes all buffers, and the descriptors with the first byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_all`](ChannelExt::write_all) and [`write_with`](ChannelExt::write_with).
+    #[doc(alias = "qio_channel_writev_full_all")]
+    fn write_all_with(
+        &self,
+        bufs: &mut [IoSlice<'_>],
+        flags: WriteFlags,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let channel = self.as_channel();
+        check_write(channel, fds)?;
+        if !fds.is_empty() && filled(bufs).is_empty() {
+            return Err(invalid(channel, "descriptors need a byte that carries them"));
+        }
+        write_rest(channel, bufs, flags, fds)
+    }
+
+    /// Writes the whole buffer from `offset`, without moving the position.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_all`](ChannelExt::write_all) and [`write_at`](ChannelExt::write_at).
+    #[doc(alias = "qio_channel_pwrite_all")]
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = advanced(self.as_channel(), offset, done)?;
+            match progress_or_wait(self.as_channel(), Interest::WRITE, |channel| {
+                channel.write_at(&buf[done..], at)
+            })? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until one of the wanted conditions, a hang-up or an error is there.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when the deadline passes first; `ResourceBusy` when another thread or coroutine
+    /// waits for the same direction of this channel.
+    #[doc(alias = "qio_channel_wait")]
+    #[doc(alias = "qio_channel_yield")]
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
+        wait(self.as_channel(), interest, deadline)
+    }
+
+    /// Repeats [`Channel::finish`] until the farewell is out, or the deadline has passed.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, and those of [`Channel::finish`] but `WouldBlock`.
+    fn finish_all(&self, deadline: Option<Instant>) -> Result<()> {
+        until_done(self.as_channel(), deadline, |channel| channel.finish())
+    }
+
+    /// Repeats [`Channel::flush`] until everything is out, or the deadline has passed.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, and those of [`Channel::flush`] but `WouldBlock`.
+    fn flush_all(&self, deadline: Option<Instant>) -> Result<()> {
+        until_done(self.as_channel(), deadline, |channel| channel.flush())
+    }
+}
+
+impl<C: Channel + ?Sized> ChannelExt for C {}
+
+/// One read; waits for it in blocking mode when the channel's own attempt does not.
+#[inline]
+fn read_op<C: Channel + ?Sized>(channel: &C, op: &mut ReadOp<'_, '_>) -> Result<usize> {
+    match channel.try_read(op) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => read_blocking(channel, op, error),
+        result => result,
+    }
+}
+
+#[cold]
+fn read_blocking<C: Channel + ?Sized>(
+    channel: &C,
+    op: &mut ReadOp<'_, '_>,
+    mut error: Error,
+) -> Result<usize> {
+    let may_wait =
+        !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+    while may_wait && error.kind() == ErrorKind::WouldBlock {
+        wait(channel.as_channel(), Interest::READ, None)?;
+        match channel.try_read(op) {
+            Ok(n) => return Ok(n),
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
+}
+
+/// One write; waits for it in blocking mode when the channel's own attempt does not.
+#[inline]
+fn write_op<C: Channel + ?Sized>(channel: &C, op: &mut WriteOp<'_, '_>) -> Result<usize> {
+    match channel.try_write(op) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => write_blocking(channel, op, error),
+        result => result,
+    }
+}
+
+#[cold]
+fn write_blocking<C: Channel + ?Sized>(
+    channel: &C,
+    op: &mut WriteOp<'_, '_>,
+    mut error: Error,
+) -> Result<usize> {
+    let may_wait =
+        !op.flags().contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+    while may_wait && error.kind() == ErrorKind::WouldBlock {
+        wait(channel.as_channel(), Interest::WRITE, None)?;
+        match channel.try_write(op) {
+            Ok(n) => return Ok(n),
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
+}
+
+fn read_rest(
+    channel: &dyn Channel,
+    bufs: &mut [IoSliceMut<'_>],
+    mut done: usize,
+    flags: ReadFlags,
+    mut fds: Option<&mut FdSink>,
+) -> Result<bool> {
+    let mut bufs = filled_mut(bufs);
+    while !bufs.is_empty() {
+        let n = progress_or_wait(channel, Interest::READ, |channel| {
+            read_op(channel, &mut ReadOp::new(bufs).with(flags, fds.as_deref_mut()))
+        })?;
+        match n {
+            0 if done == 0 => return Ok(false),
+            0 => return Err(early_eof(channel, done)),
+            n => {
+                done += n;
+                IoSliceMut::advance_slices(&mut bufs, n);
+                bufs = filled_mut(bufs);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn write_rest(
+    channel: &dyn Channel,
+    bufs: &mut [IoSlice<'_>],
+    flags: WriteFlags,
+    mut fds: &[BorrowedFd<'_>],
+) -> Result<()> {
+    let mut bufs = bufs;
+    IoSlice::advance_slices(&mut bufs, 0);
+    while !bufs.is_empty() {
+        let n = progress_or_wait(channel, Interest::WRITE, |channel| {
+            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds))
+        })?;
+        if n == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        fds = &[];
+        IoSlice::advance_slices(&mut bufs, n);
+    }
+    Ok(())
+}
+
+/// Repeats one attempt until it is anything but would-block, waiting in between.
+fn progress_or_wait(
+    channel: &dyn Channel,
+    interest: Interest,
+    mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
+) -> Result<usize> {
+    loop {
+        match attempt(channel) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                wait(channel, interest, None)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn until_done(
+    channel: &dyn Channel,
+    deadline: Option<Instant>,
+    attempt: impl Fn(&dyn Channel) -> Result<()>,
+) -> Result<()> {
+    loop {
+        match attempt(channel) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                wait(channel, Interest::WRITE, deadline)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn wait(channel: &dyn Channel, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
+    let _waiting = channel.base().begin_wait(interest)?;
+    let mut set = PollSet::new();
+    loop {
+        let ready = channel.watch(interest, &mut set);
+        if !ready.is_empty() {
+            return Ok(ready);
+        }
+        waiter::park(&mut set, deadline)?;
+        let granted = set.granted();
+        if !granted.is_empty() {
+            return Ok(granted);
+        }
+        // Nothing for the user yet: time passed, or a layer got something to work on.
+        let now = Instant::now();
+        channel.drive(now)?;
+        set.clear();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            // What the drive brought counts, although the time is up.
+            let ready = channel.watch(interest, &mut set);
+            return if ready.is_empty() { Err(ErrorKind::TimedOut.into()) } else { Ok(ready) };
+        }
+    }
+}
+
+/// The bytes of a first attempt that may have would-blocked.
+fn progress(first: Result<usize>) -> Result<usize> {
+    match first {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
+}
+
+/// The buffers from the first that has room on: an operation starts with a byte, because the
+/// kernel would answer 0, the end of the stream, to one without.
+fn filled_mut<'a, 'b>(bufs: &'a mut [IoSliceMut<'b>]) -> &'a mut [IoSliceMut<'b>] {
+    let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(bufs.len());
+    &mut bufs[first..]
+}
+
+fn filled<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
+    let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(bufs.len());
+    &bufs[first..]
+}
+
+fn check_read(channel: &dyn Channel, flags: ReadFlags, with_fds: bool) -> Result<()> {
+    if flags.contains(ReadFlags::PEEK) {
+        require(channel, Features::PEEK, "peeking")?;
+        if with_fds {
+            return Err(invalid(channel, "a peek cannot take descriptors"));
+        }
+    }
+    if with_fds { require(channel, Features::FD_PASS, "receiving descriptors") } else { Ok(()) }
+}
+
+fn check_write(channel: &dyn Channel, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    if fds.is_empty() {
+        return Ok(());
+    }
+    require(channel, Features::FD_PASS, "sending descriptors")?;
+    if fds.len() > MAX_FDS_PER_MESSAGE {
+        let text = format!(
+            "{} descriptors in one message, the kernel takes {MAX_FDS_PER_MESSAGE}",
+            fds.len()
+        );
+        return Err(invalid(channel, &text));
+    }
+    Ok(())
+}
+
+fn require(channel: &dyn Channel, feature: Features, what: &str) -> Result<()> {
+    if channel.base().features().contains(feature) {
+        return Ok(());
+    }
+    let text = format!("{}: {what} is not supported by this channel", channel.base().name());
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
+
+#[cold]
+fn invalid(channel: &dyn Channel, text: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("{}: {text}", channel.base().name()))
+}
+
+#[cold]
+fn early_eof(channel: &dyn Channel, done: usize) -> Error {
+    let name = channel.base().name();
+    let text = match done {
+        0 => format!("{name}: the stream ended"),
+        done => format!("{name}: the stream ended after {done} bytes of a longer message"),
+    };
+    Error::new(ErrorKind::UnexpectedEof, text)
+}
+
+fn advanced(channel: &dyn Channel, offset: u64, done: usize) -> Result<u64> {
+    offset
+        .checked_add(done as u64)
+        .ok_or_else(|| invalid(channel, "the offset is past the largest position of a file"))
+}

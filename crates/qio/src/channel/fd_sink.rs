@@ -1,0 +1,66 @@
+//! Where received descriptors go.
+
+use std::os::fd::OwnedFd;
+
+/// How many descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
+pub const MAX_FDS_PER_MESSAGE: usize = 253;
+
+/// Takes the descriptors that arrive with data, up to a limit.
+///
+/// Give the same sink to every read of a message: descriptors may come with any of its segments.
+/// More descriptors than there is room for are an error of the read, never a silent loss.
+#[derive(Debug)]
+pub struct FdSink {
+    fds: Vec<OwnedFd>,
+    limit: usize,
+    keep: bool,
+    dropped: usize,
+}
+
+impl FdSink {
+    /// A sink with room for `limit` descriptors at a time, allocated at once.
+    ///
+    /// QEMU's limit for a message is 16; the kernel's is [`MAX_FDS_PER_MESSAGE`].
+    pub fn new(limit: usize) -> Self {
+        Self { fds: Vec::with_capacity(limit), limit, keep: true, dropped: 0 }
+    }
+
+    /// A sink that closes what arrives, and counts it.
+    pub fn discarding() -> Self {
+        Self { fds: Vec::new(), limit: MAX_FDS_PER_MESSAGE, keep: false, dropped: 0 }
+    }
+
+    /// How many more descriptors there is room for.
+    pub fn room(&self) -> usize {
+        self.limit - self.fds.len()
+    }
+
+    /// How many descriptors were closed because this sink does not keep any.
+    pub fn dropped(&self) -> usize {
+        self.dropped
+    }
+
+    /// The descriptors received so far, in order.
+    pub fn fds(&self) -> &[OwnedFd] {
+        &self.fds
+    }
+
+    /// Takes the descriptors out, in order, and makes room again.
+    pub fn drain(&mut self) -> impl Iterator<Item = OwnedFd> + '_ {
+        self.fds.drain(..)
+    }
+
+    /// Takes one received descriptor. For channels that receive some.
+    ///
+    /// Gives it back when there is no room.
+    pub fn push(&mut self, fd: OwnedFd) -> Result<(), OwnedFd> {
+        if !self.keep {
+            self.dropped += 1;
+        } else if self.room() == 0 {
+            return Err(fd);
+        } else {
+            self.fds.push(fd);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! What a channel can do beyond reading and writing.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// What a channel can do beyond plain reads and writes. Fixed when the channel is made.
+    #[doc(alias = "QIOChannelFeature")]
+    #[doc(alias = "qio_channel_has_feature")]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct Features: u16 {
+        /// There is something to read: the channel was not opened for writing only.
+        const READ = 1 << 0;
+        /// There is somewhere to write: the channel was not opened for reading only.
+        const WRITE = 1 << 1;
+        /// Descriptors travel with the data (Unix sockets).
+        const FD_PASS = 1 << 2;
+        /// One direction can be shut down by itself.
+        const SHUTDOWN = 1 << 3;
+        /// There is a position: seek, and reads and writes at an offset.
+        const SEEK = 1 << 4;
+        /// Data can be looked at without taking it.
+        const PEEK = 1 << 5;
+        /// Operations may wait for a disk: they never would-block, and an event loop runs them in
+        /// another thread.
+        const STORAGE = 1 << 6;
+    }
+}
+
+impl Features {
+    /// Both directions.
+    pub const DUPLEX: Self = Self::READ.union(Self::WRITE);
+}

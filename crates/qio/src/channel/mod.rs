@@ -1,0 +1,178 @@
+//! The channel: one object for everything that bytes go through.
+
+mod base;
+mod ext;
+mod fd_sink;
+mod features;
+mod forward;
+mod io;
+mod op;
+
+use std::any::Any;
+use std::fmt;
+use std::io::{Result, SeekFrom};
+use std::net::Shutdown;
+use std::time::Instant;
+
+pub use base::{Base, Mode};
+pub use ext::ChannelExt;
+pub use fd_sink::{FdSink, MAX_FDS_PER_MESSAGE};
+pub use features::Features;
+pub use io::Io;
+pub use op::{ReadFlags, ReadOp, WriteFlags, WriteOp};
+
+use crate::interest::{Direction, Interest, Readiness};
+use crate::watch::{PollSet, SharedFd};
+
+/// A duplex byte object: a socket, a file, a pipe pair, a child process, a protocol layer.
+///
+/// This trait is what the author of a channel writes: single attempts, and what to wait for.
+/// Users call the methods of [`ChannelExt`], which check features, wait, and repeat.
+///
+/// # Contract
+///
+/// - **One attempt.** `try_read`, `try_write`, `finish`, `flush` and `drive` make one attempt and
+///   return [`WouldBlock`](std::io::ErrorKind::WouldBlock) when they would have to wait. (On a
+///   socket in blocking mode the attempt itself blocks, in one system call that `close` and
+///   `shutdown` wake.) `EINTR` is repeated inside.
+/// - **Results.** `Ok(0)` from a read is the end of the stream and nothing else, and it is sticky:
+///   every later read returns it again. (Files and memory buffers end where their position says.)
+///   Never more bytes are reported than were asked for. Partial progress is normal.
+/// - **Waiting is data.** [`watch`](Channel::watch) says what to poll. No channel stores a
+///   callback, a waker or an event loop, and none has a thread of its own.
+/// - **Threads.** One reader, one writer, and any number of callers of the other methods may use a
+///   channel at the same time. No lock is held over a system call that can block.
+/// - **Cancellation.** Bytes that were taken from below live in the channel, never in a call: a
+///   call that is given up loses nothing.
+///
+/// QEMU's `QIOChannelClass`.
+#[doc(alias = "QIOChannel")]
+pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
+    /// The state that every channel has: name, features, mode, who waits.
+    fn base(&self) -> &Base;
+
+    /// Reads once: fills each buffer before the next.
+    ///
+    /// The operation has room for at least one byte, and its flags, offset and descriptor sink
+    /// were checked against [`Base::features`]: what the channel does not announce does not
+    /// arrive here.
+    #[doc(alias = "qio_channel_readv_full")]
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize>;
+
+    /// Writes once: sends each buffer before the next, descriptors with the first byte.
+    ///
+    /// The operation has at least one byte, and was checked like that of a read.
+    #[doc(alias = "qio_channel_writev_full")]
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize>;
+
+    /// Says which of the wanted conditions hold now without asking the kernel (buffered data, an
+    /// end that was seen, a closed channel), and otherwise adds to `set` what to poll.
+    ///
+    /// When nothing of `interest` holds now, `set` must get at least one leg or a deadline. When a
+    /// leg fires that grants nothing, or the deadline passes, the waiter calls
+    /// [`drive`](Channel::drive) and asks again.
+    #[doc(alias = "qio_channel_create_watch")]
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
+
+    /// Closes the channel, from any thread, also while calls are in flight.
+    ///
+    /// The peer sees the end now, and every parked or blocked call of this channel wakes and fails
+    /// with `NotConnected`. Makes one attempt to get rid of pending output. Idempotent: the first
+    /// call gets the result, later ones `Ok`.
+    #[doc(alias = "qio_channel_close")]
+    fn close(&self) -> Result<()>;
+
+    /// Chooses whether reads and writes wait ([`Mode::Blocking`], the start) or would-block.
+    #[doc(alias = "qio_channel_set_blocking")]
+    fn set_mode(&self, mode: Mode) -> Result<()> {
+        self.base().set_mode(mode);
+        Ok(())
+    }
+
+    /// Moves internal bytes and timers along, without blocking.
+    ///
+    /// # Errors
+    ///
+    /// Not for what a later read or write will report; only for what makes waiting pointless.
+    fn drive(&self, now: Instant) -> Result<()> {
+        let _ = now;
+        Ok(())
+    }
+
+    /// Ends one or both directions at once, abortively; blocked calls of any thread wake up.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` without [`Features::SHUTDOWN`].
+    #[doc(alias = "qio_channel_shutdown")]
+    fn shutdown(&self, how: Shutdown) -> Result<()> {
+        let _ = how;
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// Ends our side politely, so that the peer reads an end of stream after the last byte, and
+    /// leaves reading open. Idempotent.
+    ///
+    /// One attempt: `WouldBlock` means that the farewell is not out yet; wait for
+    /// [`Interest::WRITE`] and call again.
+    fn finish(&self) -> Result<()>;
+
+    /// Makes sure that what was accepted is out of this process, as far as the channel buffers.
+    ///
+    /// One attempt, like [`finish`](Channel::finish).
+    #[doc(alias = "qio_channel_flush")]
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Moves the position of a seekable channel and returns the new one, from the start.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` without [`Features::SEEK`]; `InvalidInput` for a position before the start.
+    #[doc(alias = "qio_channel_io_seek")]
+    fn seek(&self, to: SeekFrom) -> Result<u64> {
+        let _ = to;
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// A hint: whether small writes may be held back to be sent together (Nagle's algorithm).
+    #[doc(alias = "qio_channel_set_delay")]
+    fn set_delay(&self, delay: bool) {
+        let _ = delay;
+    }
+
+    /// A hint: while corked, partial packets are held back until uncorked.
+    #[doc(alias = "qio_channel_set_cork")]
+    fn set_cork(&self, cork: bool) {
+        let _ = cork;
+    }
+
+    /// The descriptor whose bytes are, for `direction`, exactly the bytes of this channel; `None`
+    /// when something is buffered, must see the bytes, or the descriptor may block.
+    ///
+    /// For moving pages with splice(2): the caller may read from it (or write to it) without
+    /// blocking, and the channel will neither miss the bytes nor see them.
+    fn splice_fd(&self, direction: Direction) -> Option<SharedFd> {
+        let _ = direction;
+        None
+    }
+
+    /// The channel below, for layers and forwarders.
+    fn inner(&self) -> Option<&dyn Channel> {
+        None
+    }
+}
+
+/// Gives any channel as a trait object. Implemented for every [`Channel`]; nothing to write.
+pub trait AsChannel {
+    /// This channel as a trait object.
+    fn as_channel(&self) -> &dyn Channel;
+}
+
+impl<C: Channel> AsChannel for C {
+    #[inline]
+    fn as_channel(&self) -> &dyn Channel {
+        self
+    }
+}

@@ -1,0 +1,161 @@
+//! Operations: a read or a write with all that belongs to it.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
+
+use bitflags::bitflags;
+
+use super::FdSink;
+
+bitflags! {
+    /// How one read behaves.
+    #[doc(alias = "QIO_CHANNEL_READ_FLAG")]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct ReadFlags: u8 {
+        /// Do not wait in this call, whatever the channel's mode.
+        const NONBLOCK = 1 << 0;
+        /// Look at the data without taking it. Needs [`Features::PEEK`](super::Features::PEEK).
+        const PEEK = 1 << 1;
+        /// Take an end of stream without the protocol's farewell for a clean one.
+        const RELAXED_EOF = 1 << 2;
+        /// Clear `O_NONBLOCK` on received descriptors. The flag lives in the open file, so this
+        /// changes the sender's copy too; the default is to leave it alone.
+        const BLOCKING_FDS = 1 << 3;
+    }
+}
+
+bitflags! {
+    /// How one write behaves.
+    #[doc(alias = "QIO_CHANNEL_WRITE_FLAG")]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct WriteFlags: u8 {
+        /// Do not wait in this call, whatever the channel's mode.
+        const NONBLOCK = 1 << 0;
+    }
+}
+
+/// One read: buffers, flags, offset, and where descriptors go.
+///
+/// Only [`ChannelExt`](super::ChannelExt) makes one, after it has checked that the channel can do
+/// what it asks for. A layer forwards it, or makes its own reads on what it wraps.
+#[derive(Debug)]
+pub struct ReadOp<'a, 'b> {
+    bufs: &'a mut [IoSliceMut<'b>],
+    fds: Option<&'a mut FdSink>,
+    offset: Option<u64>,
+    flags: ReadFlags,
+}
+
+impl<'a, 'b> ReadOp<'a, 'b> {
+    #[inline]
+    pub(super) fn new(bufs: &'a mut [IoSliceMut<'b>]) -> Self {
+        Self { bufs, fds: None, offset: None, flags: ReadFlags::empty() }
+    }
+
+    pub(super) fn with(mut self, flags: ReadFlags, fds: Option<&'a mut FdSink>) -> Self {
+        self.flags = flags;
+        self.fds = fds;
+        self
+    }
+
+    pub(super) fn at(mut self, offset: u64) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+
+    /// The buffers to fill; the first is not empty.
+    #[inline]
+    pub fn bufs(&mut self) -> &mut [IoSliceMut<'b>] {
+        self.bufs
+    }
+
+    /// How to read.
+    #[inline]
+    pub fn flags(&self) -> ReadFlags {
+        self.flags
+    }
+
+    /// Where to read; `None` is the current position, or a stream.
+    #[inline]
+    pub fn offset(&self) -> Option<u64> {
+        self.offset
+    }
+
+    /// Where received descriptors go, if they are wanted.
+    #[inline]
+    pub fn fds(&mut self) -> Option<&mut FdSink> {
+        self.fds.as_deref_mut()
+    }
+
+    /// The buffers and the sink at the same time.
+    #[inline]
+    pub fn parts(&mut self) -> (&mut [IoSliceMut<'b>], Option<&mut FdSink>) {
+        (self.bufs, self.fds.as_deref_mut())
+    }
+
+    /// The same read into other buffers, for a layer that forwards a part of it.
+    pub fn forward<'c, 'd>(&'c mut self, bufs: &'c mut [IoSliceMut<'d>]) -> ReadOp<'c, 'd> {
+        ReadOp { bufs, fds: self.fds.as_deref_mut(), offset: self.offset, flags: self.flags }
+    }
+}
+
+/// One write: buffers, flags, offset, and descriptors to send.
+///
+/// Made and checked like a [`ReadOp`].
+#[derive(Debug)]
+pub struct WriteOp<'a, 'b> {
+    bufs: &'a [IoSlice<'b>],
+    fds: &'a [BorrowedFd<'a>],
+    offset: Option<u64>,
+    flags: WriteFlags,
+}
+
+impl<'a, 'b> WriteOp<'a, 'b> {
+    #[inline]
+    pub(super) fn new(bufs: &'a [IoSlice<'b>]) -> Self {
+        Self { bufs, fds: &[], offset: None, flags: WriteFlags::empty() }
+    }
+
+    pub(super) fn with(mut self, flags: WriteFlags, fds: &'a [BorrowedFd<'a>]) -> Self {
+        self.flags = flags;
+        self.fds = fds;
+        self
+    }
+
+    pub(super) fn at(mut self, offset: u64) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+
+    /// The buffers to send; the first is not empty.
+    #[inline]
+    pub fn bufs(&self) -> &'a [IoSlice<'b>] {
+        self.bufs
+    }
+
+    /// How to write.
+    #[inline]
+    pub fn flags(&self) -> WriteFlags {
+        self.flags
+    }
+
+    /// Where to write; `None` is the current position, or a stream.
+    #[inline]
+    pub fn offset(&self) -> Option<u64> {
+        self.offset
+    }
+
+    /// The descriptors to send with the first byte.
+    #[inline]
+    pub fn fds(&self) -> &'a [BorrowedFd<'a>] {
+        self.fds
+    }
+
+    /// The same write from other buffers, for a layer that forwards a part of it.
+    pub fn forward<'c, 'd>(&self, bufs: &'c [IoSlice<'d>]) -> WriteOp<'c, 'd>
+    where
+        'a: 'c,
+    {
+        WriteOp { bufs, fds: self.fds, offset: self.offset, flags: self.flags }
+    }
+}

@@ -1,0 +1,16 @@
+//! I/O channels: one object for sockets, files, pipes, child processes and what is layered on
+//! them.
+
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod error;
+pub mod interest;
+pub mod transport;
+pub mod watch;
+
+pub use channel::{
+    Channel, ChannelExt, FdSink, Features, Io, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
+};
+pub use error::{Error, Result};
+pub use interest::{Direction, Interest, Readiness};

@@ -1,0 +1,297 @@
+//! One end of something that is not a socket we own: a pipe, a FIFO, a terminal, a device.
+
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use qio_os::Capability;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::iov::{one_call, one_call_mut};
+use crate::channel::{ReadOp, WriteOp};
+use crate::interest::{Direction, Interest, Readiness};
+use crate::watch::{PollSet, SharedFd, Slot, release};
+
+/// Whether other processes use the same open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Ours alone: `O_NONBLOCK` is set on it.
+    Exclusive,
+    /// An inherited terminal, pipe or socket: its flags are not touched.
+    Shared,
+}
+
+/// One readable or writable end.
+///
+/// Never blocks: an end of our own is non-blocking, a shared one is read and written with
+/// `RWF_NOWAIT`, or after poll(2) said that it would not block.
+///
+/// Waits go to an epoll descriptor of the end's own, which watches the real one. So a forgotten
+/// leg keeps only the epoll descriptor alive: `close` closes the real one at once, the peer sees
+/// it, and every leg fires.
+#[derive(Debug)]
+pub(super) struct End {
+    direction: Direction,
+    kind: Kind,
+    ownership: Ownership,
+    slot: Slot,
+    poller: Mutex<Poller>,
+    /// The end of the stream was read.
+    ended: AtomicBool,
+    /// A FIFO that nobody has opened for writing reads as ended without being so.
+    had_writer: AtomicBool,
+    no_wait_refused: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Socket,
+    /// Never waits: a regular file, a block device.
+    Storage,
+    Device,
+}
+
+#[derive(Debug)]
+enum Poller {
+    /// Nobody has waited yet.
+    Idle,
+    Watching(SharedFd),
+    /// epoll(7) refuses the descriptor, which poll(2) calls always ready.
+    AlwaysReady,
+    Closed,
+}
+
+/// How many bytes poll(2) promises room for when it calls a pipe writable (pipe(7)).
+const PIPE_BUF: usize = 4096;
+
+const CURRENT_POSITION: u64 = u64::MAX;
+
+impl End {
+    pub(super) fn new(fd: OwnedFd, direction: Direction, ownership: Ownership) -> Result<Self> {
+        let kind = match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+            FileType::Fifo => Kind::Pipe,
+            FileType::Socket => Kind::Socket,
+            FileType::RegularFile | FileType::BlockDevice | FileType::Directory => Kind::Storage,
+            _ => Kind::Device,
+        };
+        if ownership == Ownership::Exclusive && kind != Kind::Storage {
+            let flags = rustix::fs::fcntl_getfl(&fd)?;
+            rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        }
+        Ok(Self {
+            direction,
+            kind,
+            ownership,
+            slot: Slot::new(fd),
+            poller: Mutex::new(Poller::Idle),
+            ended: AtomicBool::new(false),
+            had_writer: AtomicBool::new(true),
+            no_wait_refused: AtomicBool::new(false),
+        })
+    }
+
+    /// The end of a FIFO that may have no writer yet: no writer is not the end of the stream.
+    pub(super) fn awaiting_writer(self) -> Self {
+        self.had_writer.store(false, Ordering::Relaxed);
+        self
+    }
+
+    pub(super) fn is_storage(&self) -> bool {
+        self.kind == Kind::Storage
+    }
+
+    pub(super) fn read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize> {
+        let fd = self.slot.borrow()?;
+        if self.ended.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        let bufs = one_call_mut(op.bufs());
+        let n = loop {
+            let result = if self.may_block() {
+                self.without_blocking(fd.as_fd(), |flags| {
+                    rustix::io::preadv2(&fd, bufs, CURRENT_POSITION, flags)
+                })
+            } else {
+                rustix::io::readv(&fd, bufs)
+            };
+            match result {
+                Err(Errno::INTR) => {}
+                // A terminal whose other side is gone.
+                Err(Errno::IO) if self.kind == Kind::Device => break 0,
+                result => break result?,
+            }
+        };
+        if n == 0 && self.kind != Kind::Storage {
+            if !self.had_writer.load(Ordering::Relaxed) && !poll_now(fd.as_fd(), PollFlags::IN)? {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            self.ended.store(true, Ordering::Relaxed);
+        } else if n > 0 {
+            self.had_writer.store(true, Ordering::Relaxed);
+        }
+        Ok(n)
+    }
+
+    pub(super) fn write(&self, op: &WriteOp<'_, '_>) -> Result<usize> {
+        let fd = self.slot.borrow()?;
+        let bufs = one_call(op.bufs());
+        loop {
+            let result = if self.may_block() {
+                self.without_blocking(fd.as_fd(), |flags| {
+                    if flags.is_empty() {
+                        // poll(2) promised room for so much and no more.
+                        let part = &bufs[0][..bufs[0].len().min(PIPE_BUF)];
+                        let part = [std::io::IoSlice::new(part)];
+                        qio_os::write_no_sigpipe(fd.as_fd(), &part, flags)
+                    } else {
+                        qio_os::write_no_sigpipe(fd.as_fd(), bufs, flags)
+                    }
+                })
+            } else {
+                qio_os::write_no_sigpipe(fd.as_fd(), bufs, ReadWriteFlags::empty())
+            };
+            match result {
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    pub(super) fn watch(&self, set: &mut PollSet) -> Readiness {
+        let interest = Interest::from(self.direction);
+        if self.ended.load(Ordering::Relaxed) {
+            return interest.into();
+        }
+        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Poller::Idle, Some(fd)) = (&*poller, self.slot.share()) {
+            *poller = match self.start_watching(fd.as_fd()) {
+                Ok(watching) => watching,
+                // At the limit of open files: let the caller try, it costs a system call.
+                Err(_) => return interest.into(),
+            };
+        }
+        match &*poller {
+            Poller::Watching(epoll) => {
+                set.add(epoll, Interest::READ, interest);
+                Readiness::empty()
+            }
+            Poller::AlwaysReady => interest.into(),
+            Poller::Idle | Poller::Closed => Readiness::from(interest) | Readiness::HANGUP,
+        }
+    }
+
+    /// Closes the end for good; the first call gets the result.
+    pub(super) fn close(&self) -> Result<()> {
+        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(fd) = self.slot.take() else { return Ok(()) };
+        if let Poller::Watching(epoll) = std::mem::replace(&mut *poller, Poller::Closed) {
+            // Where other processes share the open file, closing our descriptor would leave it
+            // in the epoll descriptor.
+            let _ = epoll::delete(&epoll, &fd);
+            if let Some(ready) = always_ready() {
+                let data = epoll::EventData::new_u64(0);
+                let _ = epoll::add(&epoll, ready, data, epoll::EventFlags::IN);
+            }
+        }
+        drop(poller);
+        release(fd)
+    }
+
+    /// Ends the stream for the peer: a pipe is closed, a socket is shut down for writing.
+    pub(super) fn finish(&self) -> Result<()> {
+        if self.kind == Kind::Socket {
+            let fd = self.slot.borrow()?;
+            return match rustix::net::shutdown(&fd, rustix::net::Shutdown::Write) {
+                Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        }
+        self.close()
+    }
+
+    pub(super) fn splice_fd(&self) -> Option<SharedFd> {
+        // Pipes honour SPLICE_F_NONBLOCK also where the open file is shared.
+        let fits = match self.kind {
+            Kind::Pipe => true,
+            Kind::Storage => self.ownership == Ownership::Exclusive,
+            Kind::Socket | Kind::Device => false,
+        };
+        // What splice(2) calls the end is not one before the first writer came.
+        let certain =
+            !self.ended.load(Ordering::Relaxed) && self.had_writer.load(Ordering::Relaxed);
+        if fits && certain { self.slot.share() } else { None }
+    }
+
+    fn may_block(&self) -> bool {
+        self.ownership == Ownership::Shared && self.kind != Kind::Storage
+    }
+
+    /// Makes an attempt on an open file whose `O_NONBLOCK` is not ours to set: with `RWF_NOWAIT`
+    /// where the file supports it, else after poll(2) (`attempt` then gets no flags).
+    fn without_blocking(
+        &self,
+        fd: BorrowedFd<'_>,
+        mut attempt: impl FnMut(ReadWriteFlags) -> rustix::io::Result<usize>,
+    ) -> rustix::io::Result<usize> {
+        if Capability::PipeNoWait.may_try() && !self.no_wait_refused.load(Ordering::Relaxed) {
+            match attempt(ReadWriteFlags::NOWAIT) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    self.no_wait_refused.store(true, Ordering::Relaxed);
+                }
+                result => return result,
+            }
+        }
+        let wanted = match self.direction {
+            Direction::Read => PollFlags::IN,
+            Direction::Write => PollFlags::OUT,
+        };
+        if poll_now(fd, wanted)? { attempt(ReadWriteFlags::empty()) } else { Err(Errno::AGAIN) }
+    }
+
+    fn start_watching(&self, fd: BorrowedFd<'_>) -> Result<Poller> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = match self.direction {
+            Direction::Read => epoll::EventFlags::IN,
+            Direction::Write => epoll::EventFlags::OUT,
+        };
+        match epoll::add(&epoll, fd, epoll::EventData::new_u64(0), flags) {
+            Ok(()) => Ok(Poller::Watching(SharedFd::new(epoll))),
+            Err(Errno::PERM) => Ok(Poller::AlwaysReady),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Nobody is left to be told; a result that matters is asked for with `close`.
+        let _ = self.close();
+    }
+}
+
+/// Whether an attempt would not block now (also because the peer is gone).
+fn poll_now(fd: BorrowedFd<'_>, wanted: PollFlags) -> rustix::io::Result<bool> {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(fd, wanted)];
+    Ok(rustix::event::poll(&mut fds, Some(&at_once))? > 0)
+}
+
+/// A descriptor that is always readable, made once: it is what ends the waits on a closed end.
+fn always_ready() -> Option<&'static OwnedFd> {
+    static READY: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    READY.get_or_init(|| rustix::event::eventfd(1, EventfdFlags::CLOEXEC).ok()).as_ref()
+}
+
+/// The error of using a direction that was not opened.
+#[cold]
+pub(super) fn not_opened(direction: Direction) -> Error {
+    let text = match direction {
+        Direction::Read => "opened for writing only",
+        Direction::Write => "opened for reading only",
+    };
+    Error::new(ErrorKind::Unsupported, text)
+}

@@ -1,0 +1,18 @@
+//! Waiting as data: descriptors to poll, deadlines, and who does the waiting.
+//!
+//! Nothing here calls a channel. A channel fills a [`PollSet`] with [`Leg`]s; whoever waits (this
+//! thread, a coroutine, a foreign event loop) polls the legs and asks again. Things that are done
+//! in several steps ([`Steps`]) describe their waiting in the same way.
+
+mod event;
+mod poll_set;
+mod slot;
+mod steps;
+pub mod waiter;
+
+pub use event::Event;
+pub use poll_set::{Leg, PollSet, SharedFd};
+pub use slot::Slot;
+pub(crate) use slot::{closed, release};
+pub use steps::{Steps, run};
+pub use waiter::Waiter;

@@ -1,0 +1,225 @@
+//! The set of descriptors and the deadline that somebody waits for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use crate::interest::{Interest, Readiness};
+
+/// A descriptor that a channel, a call in flight and the waits on it own together.
+pub type SharedFd = Arc<OwnedFd>;
+
+/// How many legs a set holds without allocation: a channel of two descriptors with two
+/// interrupters.
+const INLINE_LEGS: usize = 4;
+
+/// One descriptor to poll.
+///
+/// A leg shares ownership of its descriptor, and the number keeps naming the same open file until
+/// the last owner drops it: a forgotten leg can never poll somebody else's descriptor.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    fd: SharedFd,
+    on: Interest,
+    grants: Interest,
+    fired: Readiness,
+}
+
+impl Leg {
+    /// The descriptor.
+    pub fn fd(&self) -> &SharedFd {
+        &self.fd
+    }
+
+    /// What to poll it for.
+    pub fn on(&self) -> Interest {
+        self.on
+    }
+
+    /// What its firing means to the user of the channel; empty when it only gives the channel a
+    /// reason to [`drive`](crate::Channel::drive) itself.
+    pub fn grants(&self) -> Interest {
+        self.grants
+    }
+
+    fn poll_flags(&self) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        if self.on.contains(Interest::READ) {
+            flags |= PollFlags::IN;
+        }
+        if self.on.contains(Interest::WRITE) {
+            flags |= PollFlags::OUT;
+        }
+        flags
+    }
+
+    fn note(&mut self, revents: PollFlags) {
+        let mut fired = Readiness::empty();
+        if revents.intersects(PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP) {
+            fired |= Readiness::READ;
+        }
+        if revents.contains(PollFlags::OUT) {
+            fired |= Readiness::WRITE;
+        }
+        if revents.contains(PollFlags::HUP) {
+            fired |= Readiness::HANGUP;
+        }
+        if revents.intersects(PollFlags::ERR | PollFlags::NVAL) {
+            fired |= Readiness::ERROR;
+        }
+        self.fired = fired;
+    }
+}
+
+impl AsFd for Leg {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What to wait for: at most a handful of [`Leg`]s and the earliest deadline.
+///
+/// Made to be kept and refilled: the first four legs need no allocation.
+#[derive(Clone, Debug, Default)]
+pub struct PollSet {
+    legs: SmallVec<[Leg; INLINE_LEGS]>,
+    deadline: Option<Instant>,
+    internal: bool,
+}
+
+impl PollSet {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Removes every leg and the deadline.
+    pub fn clear(&mut self) {
+        self.legs.clear();
+        self.deadline = None;
+    }
+
+    /// Adds a descriptor: poll it for `on`; when it fires, the user of the channel has `grants`.
+    pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
+        let grants = if self.internal { Interest::empty() } else { grants };
+        self.legs.push(Leg { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() });
+    }
+
+    /// Asks to be driven again at `when` at the latest; the earliest such time counts.
+    pub fn wake_at(&mut self, when: Instant) {
+        self.deadline = Some(self.deadline.map_or(when, |earlier| earlier.min(when)));
+    }
+
+    /// Runs `fill` so that the legs it adds mean nothing to the user of this channel.
+    ///
+    /// For layers: that the socket below has bytes says nothing about plaintext. When such a leg
+    /// fires, the waiter drives the channel and asks it again.
+    pub fn internally<R>(&mut self, fill: impl FnOnce(&mut Self) -> R) -> R {
+        let before = std::mem::replace(&mut self.internal, true);
+        let result = fill(self);
+        self.internal = before;
+        result
+    }
+
+    /// The descriptors to poll.
+    pub fn legs(&self) -> &[Leg] {
+        &self.legs
+    }
+
+    /// The time at which to drive and ask again, although nothing fired.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether nothing could ever end a wait on this set.
+    pub fn is_empty(&self) -> bool {
+        self.legs.is_empty() && self.deadline.is_none()
+    }
+
+    /// Records that the leg at `index` fired. For event loops that poll by their own means.
+    pub fn mark(&mut self, index: usize, fired: Readiness) {
+        if let Some(leg) = self.legs.get_mut(index) {
+            leg.fired |= fired;
+        }
+    }
+
+    /// What the legs that fired mean to the user of the channel.
+    ///
+    /// Hang-up and errors are reported together with what the leg grants, because the next attempt
+    /// will not block.
+    pub fn granted(&self) -> Readiness {
+        let mut granted = Readiness::empty();
+        for leg in self.legs.iter().filter(|leg| !leg.fired.is_empty() && !leg.grants.is_empty()) {
+            granted |= Readiness::from(leg.grants);
+            granted |= leg.fired & (Readiness::HANGUP | Readiness::ERROR);
+        }
+        granted
+    }
+
+    /// Blocks this thread in poll(2) until a leg fires, or until the earlier of `until` and the
+    /// set's own deadline has passed, and records what fired.
+    ///
+    /// Returns at once when the time has passed already, after having looked once.
+    ///
+    /// # Errors
+    ///
+    /// What poll(2) reports (`ENOMEM`); `InvalidInput` when the set is empty and `until` is `None`,
+    /// because the wait would never end.
+    pub fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
+        let until = match (until, self.deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if let [leg] = self.legs.as_mut_slice() {
+            return poll_one(leg, until);
+        }
+        if self.legs.is_empty() && until.is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "nothing to wait for: no descriptor and no deadline",
+            ));
+        }
+        let fired: SmallVec<[PollFlags; INLINE_LEGS]> = {
+            let mut fds: SmallVec<[PollFd<'_>; INLINE_LEGS]> =
+                self.legs.iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
+            poll_until(&mut fds, until)?;
+            fds.iter().map(PollFd::revents).collect()
+        };
+        for (leg, revents) in self.legs.iter_mut().zip(fired) {
+            leg.note(revents);
+        }
+        Ok(())
+    }
+}
+
+fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
+    let revents = {
+        let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
+        poll_until(&mut fds, until)?;
+        fds[0].revents()
+    };
+    leg.note(revents);
+    Ok(())
+}
+
+fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    loop {
+        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+        match rustix::event::poll(fds, timeout.as_ref()) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
