@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod error;
 pub mod interest;
+pub mod relay;
 pub mod transport;
 pub mod watch;
 
@@ -14,3 +15,4 @@ pub use channel::{
 };
 pub use error::{Error, Result};
 pub use interest::{Direction, Interest, Readiness};
+pub use relay::Relay;

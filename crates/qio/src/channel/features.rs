@@ -23,6 +23,9 @@ bitflags! {
         /// Operations may wait for a disk: they never would-block, and an event loop runs them in
         /// another thread.
         const STORAGE = 1 << 6;
+        /// A read that filled less than it had room for, and brought no descriptors, has taken all
+        /// there was: an edge-triggered loop may wait for the next edge without another attempt.
+        const DRAINS = 1 << 7;
     }
 }
 

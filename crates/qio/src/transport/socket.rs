@@ -116,7 +116,8 @@ impl Socket {
     }
 
     fn new(fd: OwnedFd, family: AddressFamily, shared: bool) -> Self {
-        let mut features = Features::DUPLEX | Features::SHUTDOWN | Features::PEEK;
+        let mut features =
+            Features::DUPLEX | Features::SHUTDOWN | Features::PEEK | Features::DRAINS;
         if family == AddressFamily::UNIX {
             features |= Features::FD_PASS;
         }

@@ -47,6 +47,28 @@ impl Leg {
         self.grants
     }
 
+    /// What was [marked](PollSet::mark), or found by poll(2).
+    pub fn fired(&self) -> Readiness {
+        self.fired
+    }
+
+    /// What the firing means to the user of the channel: nothing when the leg did not fire, or
+    /// grants nothing.
+    ///
+    /// Hang-up and errors are reported together with all that the leg grants, because the next
+    /// attempt will not block.
+    pub fn granted(&self) -> Readiness {
+        let granted = Readiness::from(self.grants);
+        let gone = self.fired & (Readiness::HANGUP | Readiness::ERROR);
+        if self.fired.is_empty() || granted.is_empty() {
+            Readiness::empty()
+        } else if self.on == self.grants && gone.is_empty() {
+            self.fired & granted
+        } else {
+            granted | gone
+        }
+    }
+
     fn poll_flags(&self) -> PollFlags {
         let mut flags = PollFlags::empty();
         if self.on.contains(Interest::READ) {
@@ -149,16 +171,8 @@ impl PollSet {
     }
 
     /// What the legs that fired mean to the user of the channel.
-    ///
-    /// Hang-up and errors are reported together with what the leg grants, because the next attempt
-    /// will not block.
     pub fn granted(&self) -> Readiness {
-        let mut granted = Readiness::empty();
-        for leg in self.legs.iter().filter(|leg| !leg.fired.is_empty() && !leg.grants.is_empty()) {
-            granted |= Readiness::from(leg.grants);
-            granted |= leg.fired & (Readiness::HANGUP | Readiness::ERROR);
-        }
-        granted
+        self.legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
     }
 
     /// Blocks this thread in poll(2) until a leg fires, or until the earlier of `until` and the

@@ -25,6 +25,12 @@ pub trait Steps {
 
     /// Adds what the next step waits for.
     fn watch(&mut self, set: &mut PollSet);
+
+    /// Learns which legs of the set that [`watch`](Steps::watch) filled have fired, just before
+    /// the next step. A hint that saves attempts: without it, a step tries everything.
+    fn woken(&mut self, set: &PollSet) {
+        let _ = set;
+    }
 }
 
 impl<S: Steps + ?Sized> Steps for &mut S {
@@ -37,6 +43,10 @@ impl<S: Steps + ?Sized> Steps for &mut S {
     fn watch(&mut self, set: &mut PollSet) {
         (**self).watch(set);
     }
+
+    fn woken(&mut self, set: &PollSet) {
+        (**self).woken(set);
+    }
 }
 
 impl<S: Steps + ?Sized> Steps for Box<S> {
@@ -48,6 +58,10 @@ impl<S: Steps + ?Sized> Steps for Box<S> {
 
     fn watch(&mut self, set: &mut PollSet) {
         (**self).watch(set);
+    }
+
+    fn woken(&mut self, set: &PollSet) {
+        (**self).woken(set);
     }
 }
 
@@ -75,5 +89,6 @@ pub fn run<S: Steps>(
         set.clear();
         steps.watch(&mut set);
         waiter::park(&mut set, until)?;
+        steps.woken(&set);
     }
 }

@@ -1,0 +1,247 @@
+//! Joins two channels: what one reads, the other writes.
+
+mod flow;
+mod options;
+mod pool;
+mod record;
+
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+pub use options::{HalfClose, RelayOptions};
+pub use pool::BUFFER_BYTES;
+pub use record::{End, FlowRecord, Progress, Record, Side};
+
+use crate::channel::Channel;
+use crate::interest::{Interest, Readiness};
+use crate::watch::{PollSet, Steps};
+use flow::{Flow, Turn};
+
+/// Joins two channels until both directions have ended.
+///
+/// Each direction goes its own way: it reads into one buffer and writes from it, as much as the
+/// slower side takes. When traffic has proved to be bulk, and both ends give a descriptor
+/// ([`Channel::splice_fd`]), pages move with splice(2) instead. The end of one direction is passed
+/// on with [`Channel::finish`], after the last byte, while the other goes on
+/// ([`HalfClose`] says for how long). At the end both channels are closed.
+///
+/// A relay owns no loop: it is made of [`Steps`]. Run it with [`run`](crate::watch::run) on a
+/// thread, or in an event loop through an adapter. Dropping it cuts both connections.
+///
+/// Memory: while bytes wait for a slow side, one buffer of [`BUFFER_BYTES`] or one pipe in each
+/// direction; nothing while idle.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+/// use qio::relay::{End, Relay, RelayOptions};
+/// use qio::{Channel, ChannelExt, transport::Socket, watch};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (client, left) = Socket::pair()?;
+/// let (right, server) = Socket::pair()?;
+/// client.write_all(b"question")?;
+/// client.finish()?;
+/// server.write_all(b"answer")?;
+/// server.finish()?;
+///
+/// let relay = Relay::new(Arc::new(left), Arc::new(right), RelayOptions::default());
+/// let ControlFlow::Break(record) = watch::run(relay, None)? else { unreachable!() };
+///
+/// assert_eq!(record.left_to_right.bytes, 8);
+/// assert_eq!(record.right_to_left.bytes, 6);
+/// assert!(matches!(record.end, End::Finished));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Relay {
+    left: Arc<dyn Channel>,
+    right: Arc<dyn Channel>,
+    there: Flow,
+    back: Flow,
+    options: RelayOptions,
+    started: Instant,
+    last_active: Instant,
+    ended_by: Option<Side>,
+    progress: Arc<Progress>,
+    /// How many legs of the last set belong to the left channel; the others to the right one.
+    left_legs: usize,
+    /// What was ready when the set was filled, and what has become ready since. All, when nobody
+    /// has looked: then everything is tried.
+    ready: Ready,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    left: Readiness,
+    right: Readiness,
+}
+
+impl Ready {
+    const UNKNOWN: Self = Self { left: Readiness::all(), right: Readiness::all() };
+}
+
+impl Relay {
+    /// Joins `left` and `right`.
+    ///
+    /// Their mode does not matter: the relay never lets a call wait.
+    pub fn new(left: Arc<dyn Channel>, right: Arc<dyn Channel>, options: RelayOptions) -> Self {
+        let now = Instant::now();
+        Self {
+            there: Flow::new(&*left, &*right, &options),
+            back: Flow::new(&*right, &*left, &options),
+            left,
+            right,
+            options,
+            started: now,
+            last_active: now,
+            ended_by: None,
+            progress: Arc::default(),
+            left_legs: 0,
+            ready: Ready::UNKNOWN,
+        }
+    }
+
+    /// Counters that another thread can look at while the relay runs.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Closes both channels now, and says what had moved.
+    ///
+    /// Bytes that were read and not written count as lost.
+    pub fn cut(mut self) -> Record {
+        self.end(End::Cut, Instant::now())
+    }
+
+    fn end(&mut self, end: End, now: Instant) -> Record {
+        // What could not be said while closing is said of the direction into that channel.
+        self.there.abandon();
+        self.back.abandon();
+        let (into_right, into_left) = (self.right.close(), self.left.close());
+        self.there.note_close(into_right);
+        self.back.note_close(into_left);
+        Record {
+            left_to_right: self.there.take_record(self.started),
+            right_to_left: self.back.take_record(self.started),
+            end,
+            ended_by: self.ended_by,
+            duration: now - self.started,
+        }
+    }
+
+    /// The time at which the silence becomes too long, and what that means.
+    fn patience(&self) -> Option<(Instant, End)> {
+        let ended = |flow: &Flow| flow.is_done() && flow.ended_at().is_some();
+        let half_closed = ended(&self.there) != ended(&self.back);
+        let idle = self.options.idle_timeout.map(|limit| (limit, End::Idle));
+        let half = match self.options.half_close {
+            HalfClose::Propagate { limit } if half_closed => limit,
+            HalfClose::Close { grace } if half_closed => Some(grace),
+            _ => None,
+        };
+        let half = half.map(|limit| (limit, End::HalfClosed));
+        [idle, half]
+            .into_iter()
+            .flatten()
+            // A time too far away to be represented never comes.
+            .filter_map(|(limit, end)| Some((self.last_active.checked_add(limit)?, end)))
+            .min_by_key(|(when, _)| *when)
+    }
+}
+
+impl Steps for Relay {
+    type Output = Record;
+
+    fn step(&mut self, now: Instant) -> Poll<Record> {
+        // What makes waiting on a channel pointless shows up in its next read or write.
+        let _ = self.left.drive(now);
+        let _ = self.right.drive(now);
+
+        let Ready { left, right } = std::mem::replace(&mut self.ready, Ready::UNKNOWN);
+        let (mut there, mut back) = (Turn::default(), Turn::default());
+        if self.there.is_ready(left, right, now) {
+            there = self.there.step(&*self.left, &*self.right, now);
+        }
+        if self.back.is_ready(right, left, now) {
+            back = self.back.step(&*self.right, &*self.left, now);
+        }
+        let moved = there.moved + back.moved;
+        if moved > 0 {
+            self.progress.add(there.moved, back.moved);
+        }
+        if self.ended_by.is_none() {
+            self.ended_by = match (self.there.ended_at(), self.back.ended_at()) {
+                (Some(end), _) => Some(end.side(Side::Left)),
+                (None, Some(end)) => Some(end.side(Side::Right)),
+                (None, None) => None,
+            };
+        }
+        // Who can write no more bytes should not be left writing: a child gets its EPIPE, the peer
+        // of a Unix socket too.
+        for (turn, flow, source) in
+            [(&there, &self.there, &self.left), (&back, &self.back, &self.right)]
+        {
+            if turn.ended && flow.sink_is_broken() {
+                let _ = source.shutdown(Shutdown::Read);
+            }
+        }
+        // The end of a direction counts as life: the time of the other starts there.
+        if moved > 0 || there.ended || back.ended {
+            self.last_active = now;
+        }
+        let broken = self.there.source_is_broken() || self.back.source_is_broken();
+        if broken || (self.there.is_done() && self.back.is_done()) {
+            return Poll::Ready(self.end(End::Finished, now));
+        }
+        match self.patience() {
+            Some((when, end)) if when <= now => Poll::Ready(self.end(end, now)),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        let (mut left, mut right) = (Interest::empty(), Interest::empty());
+        self.there.wants(&mut left, &mut right);
+        self.back.wants(&mut right, &mut left);
+        let first = set.legs().len();
+        let left = ask(&*self.left, left, set);
+        self.left_legs = set.legs().len() - first;
+        let right = ask(&*self.right, right, set);
+        self.ready = Ready { left, right };
+
+        let go_on = self.there.has_yielded() || self.back.has_yielded();
+        if go_on || !(left | right).is_empty() {
+            set.wake_at(self.last_active);
+        }
+        let looks = [self.there.second_look(), self.back.second_look()];
+        let patience = self.patience().map(|(when, _)| when);
+        for when in looks.into_iter().flatten().chain(patience) {
+            set.wake_at(when);
+        }
+    }
+
+    fn woken(&mut self, set: &PollSet) {
+        for (index, leg) in set.legs().iter().enumerate() {
+            // A leg that grants nothing moved something inside a layer: anything may be ready.
+            let ready = if leg.grants().is_empty() && !leg.fired().is_empty() {
+                Readiness::all()
+            } else {
+                leg.granted()
+            };
+            if index < self.left_legs {
+                self.ready.left |= ready;
+            } else {
+                self.ready.right |= ready;
+            }
+        }
+    }
+}
+
+/// What is ready now of what is wanted; the set gets what to poll otherwise.
+fn ask(channel: &dyn Channel, wanted: Interest, set: &mut PollSet) -> Readiness {
+    if wanted.is_empty() { Readiness::empty() } else { channel.watch(wanted, set) }
+}

@@ -1,0 +1,82 @@
+//! How a relay behaves.
+
+use std::time::Duration;
+
+/// How a relay behaves. The defaults suit a proxy for anything.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RelayOptions {
+    /// Ends the relay when nothing moved in either direction for so long. Default: never.
+    pub idle_timeout: Option<Duration>,
+    /// What the end of one direction means for the other.
+    pub half_close: HalfClose,
+    /// Whether descriptors that arrive on one side are sent on with their bytes, where both sides
+    /// can. Default: no; they are closed and counted.
+    pub pass_fds: bool,
+    /// Whether bulk data may move with splice(2). Default: yes.
+    pub splice: bool,
+}
+
+/// What the end of one direction means for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HalfClose {
+    /// The other goes on until it ends, or until nothing has moved for `limit`.
+    Propagate {
+        /// How long the other direction may be silent; `None` is for ever.
+        limit: Option<Duration>,
+    },
+    /// The other may go on while it moves, and is cut when it was silent for `grace`.
+    Close {
+        /// How long the other direction may be silent.
+        grace: Duration,
+    },
+}
+
+impl HalfClose {
+    /// How long half-closed silence lasts by default: ten minutes, so that a server may think for
+    /// long about its answer, and a client that will never read it does not stay for ever.
+    pub const DEFAULT_LIMIT: Duration = Duration::from_secs(600);
+}
+
+impl Default for HalfClose {
+    fn default() -> Self {
+        Self::Propagate { limit: Some(Self::DEFAULT_LIMIT) }
+    }
+}
+
+impl Default for RelayOptions {
+    fn default() -> Self {
+        Self { idle_timeout: None, half_close: HalfClose::default(), pass_fds: false, splice: true }
+    }
+}
+
+impl RelayOptions {
+    /// Sets [`idle_timeout`](RelayOptions::idle_timeout).
+    #[must_use]
+    pub fn with_idle_timeout(mut self, limit: Option<Duration>) -> Self {
+        self.idle_timeout = limit;
+        self
+    }
+
+    /// Sets [`half_close`](RelayOptions::half_close).
+    #[must_use]
+    pub fn with_half_close(mut self, half_close: HalfClose) -> Self {
+        self.half_close = half_close;
+        self
+    }
+
+    /// Sets [`pass_fds`](RelayOptions::pass_fds).
+    #[must_use]
+    pub fn with_pass_fds(mut self, pass: bool) -> Self {
+        self.pass_fds = pass;
+        self
+    }
+
+    /// Sets [`splice`](RelayOptions::splice).
+    #[must_use]
+    pub fn with_splice(mut self, splice: bool) -> Self {
+        self.splice = splice;
+        self
+    }
+}
