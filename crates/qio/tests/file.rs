@@ -1,5 +1,7 @@
 //! Files as channels.
 
+#![expect(clippy::unwrap_used, reason = "a test program")]
+
 mod common;
 
 use std::fs::OpenOptions;

@@ -3,8 +3,13 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
+use std::io;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
+
+use qio::watch::{PollSet, Waiter, waiter};
 
 /// Far beyond what anything here takes: a test that reaches it has hung.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,4 +61,16 @@ pub fn open_fds() -> Vec<(i32, String)> {
         .collect();
     fds.sort();
     fds
+}
+
+/// Runs `body`, and says so whenever it starts to wait.
+pub fn announcing_waits<R>(waits: Sender<()>, body: impl FnOnce() -> R) -> R {
+    struct Announcing(Sender<()>);
+    impl Waiter for Announcing {
+        fn park(&self, set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
+            let _ = self.0.send(());
+            set.poll(until)
+        }
+    }
+    waiter::scoped(Rc::new(Announcing(waits)), body)
 }
