@@ -1,6 +1,7 @@
 //! Leaf channels: what bytes finally go through.
 
 mod buffer;
+mod child;
 mod duplex;
 mod end;
 mod fifo;
@@ -12,6 +13,7 @@ mod pipe;
 mod socket;
 
 pub use buffer::Buffer;
+pub use child::{Access, Child, Command, Stderr};
 pub use duplex::{DUPLEX_LIMIT_BYTES, Duplex};
 pub use fifo::OpenFifo;
 pub use file::File;
