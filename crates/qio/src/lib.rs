@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod error;
 pub mod interest;
+mod task;
 pub mod transport;
 pub mod watch;
 
@@ -14,3 +15,4 @@ pub use channel::{
 };
 pub use error::{Error, Result};
 pub use interest::{Direction, Interest, Readiness};
+pub use task::{Panicked, Task};
