@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod error;
 pub mod interest;
+pub mod net;
 mod task;
 pub mod transport;
 pub mod watch;
@@ -15,4 +16,5 @@ pub use channel::{
 };
 pub use error::{Error, Result};
 pub use interest::{Direction, Interest, Readiness};
+pub use qio_os::InheritedFds;
 pub use task::{Panicked, Task};
