@@ -22,7 +22,13 @@ pub struct Slot {
 impl Slot {
     /// A slot that holds `fd`.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { current: ArcSwapOption::from_pointee(fd) }
+        Self::from_shared(SharedFd::new(fd))
+    }
+
+    /// A slot that holds a descriptor which a leg may own too: that of a connect that was waited
+    /// for.
+    pub(crate) fn from_shared(fd: SharedFd) -> Self {
+        Self { current: ArcSwapOption::new(Some(fd)) }
     }
 
     /// Borrows the descriptor for one call.
