@@ -17,6 +17,7 @@ pub use channel::{
 };
 pub use error::{Error, Result};
 pub use interest::{Direction, Interest, Readiness};
+pub use net::Address;
 pub use qio_os::InheritedFds;
 pub use relay::Relay;
 pub use task::{Panicked, Task};

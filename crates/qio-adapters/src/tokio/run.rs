@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -214,6 +215,10 @@ impl<S: Steps> Runner<S> {
             } else {
                 self.fruitless = 0;
             }
+            if !self.due {
+                ticks.mark(&mut self.set);
+                self.steps.woken(&self.set);
+            }
             self.due = false;
             self.look_again = None;
 
@@ -244,6 +249,18 @@ struct Ticks<'a> {
 }
 
 impl Ticks<'_> {
+    /// Marks the legs that fired, so that the steps try no others.
+    fn mark(&self, set: &mut PollSet) {
+        for tick in &self.list {
+            for index in 0..set.legs().len() {
+                let leg = &set.legs()[index];
+                if Arc::ptr_eq(leg.fd(), tick.fd()) && leg.on().contains(tick.interest()) {
+                    set.mark(index, tick.interest().into());
+                }
+            }
+        }
+    }
+
     /// Clears what was tried and would have blocked: what is waited for after the step.
     fn settle(self, set: &PollSet) {
         for tick in self.list {
