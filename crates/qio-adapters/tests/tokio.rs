@@ -149,6 +149,8 @@ impl Channel for Buffered {
     }
 
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> io::Result<usize> {
+        // Looks at what has come in first, as protocols do that may owe an answer.
+        self.drive(Instant::now())?;
         self.inner.write_vectored(op.bufs())
     }
 
@@ -215,12 +217,12 @@ fn bytes_buffered_in_a_layer_wake_the_reader_once_per_read() {
         assert!(polls.load(Ordering::Relaxed) <= 3, "{polls:?} polls");
         // And it does not say so a fifth time.
         let mut fifth = pin!(channel.ready(Interest::READ));
-        assert!(futures_poll(&mut fifth).is_none());
+        assert!(poll_once(&mut fifth).is_none());
     });
 }
 
 /// Polls once, with a waker that does nothing.
-fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::Pin::new(future).poll(&mut cx) {
         Poll::Ready(output) => Some(output),
@@ -242,6 +244,21 @@ fn buffered_bytes_are_read_through_the_stream_too() {
             got.extend(buf);
         }
         assert_eq!(got, data);
+    });
+}
+
+#[test]
+fn bytes_that_the_writer_took_for_the_reader_wake_it() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        let channel = AsyncChannel::new(Buffered::new(socket)).unwrap();
+        let (mut reader, mut writer) = channel.into_split();
+        let reading = tokio::spawn(async move { reader.read_u8().await });
+        settle().await;
+        peer.write_all(b"!").unwrap();
+        // The socket is empty again before the runtime looks.
+        assert_eq!(poll_once(&mut pin!(writer.write(b"x"))).unwrap().unwrap(), 1);
+        assert_eq!(reading.await.unwrap().unwrap(), b'!');
     });
 }
 
@@ -900,8 +917,8 @@ fn steps_that_make_nothing_of_a_hang_up_do_not_spin() {
     });
 }
 
-/// Waits for descriptors of its own number in the table of this process.
-fn fds_of_children(test: &str) -> String {
+/// Runs one test in a process of its own, and gives what it says.
+fn alone(test: &str) -> String {
     // Other tests open descriptors meanwhile: count in a process of one test.
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
@@ -917,7 +934,7 @@ fn open_fds() -> usize {
 
 #[test]
 fn dropped_futures_leave_no_descriptor_behind() {
-    assert!(fds_of_children("dropped_futures_counted").contains("1 passed"));
+    assert!(alone("dropped_futures_counted").contains("1 passed"));
 }
 
 #[test]
@@ -1074,7 +1091,7 @@ fn ready_tells_the_truth_after_the_data_was_taken_behind_its_back() {
             left.write_all(b"x").await.unwrap();
             assert!(right.ready(Interest::READ).await.unwrap().contains(Readiness::READ));
             assert_eq!(right.get_ref().read(&mut [0; 1]).unwrap(), 1);
-            assert!(futures_poll(&mut pin!(right.ready(Interest::READ))).is_none());
+            assert!(poll_once(&mut pin!(right.ready(Interest::READ))).is_none());
         }
     });
 }
@@ -1227,7 +1244,7 @@ fn a_cancelled_file_read_keeps_its_bytes() {
             // The lock keeps the other thread from being faster than the poll.
             let file = Arc::clone(&disk.get_ref().file);
             let held = file.lock().unwrap();
-            let polled = futures_poll(&mut pin!(disk.read(&mut buf)));
+            let polled = poll_once(&mut pin!(disk.read(&mut buf)));
             drop(held);
             match polled {
                 Some(Ok(0)) => break,
@@ -1254,7 +1271,7 @@ fn a_write_after_a_cancelled_file_read_goes_where_the_reader_stood() {
         disk.read_exact(&mut two).await.unwrap();
         let file = Arc::clone(&disk.get_ref().file);
         let held = file.lock().unwrap();
-        assert!(futures_poll(&mut pin!(disk.read(&mut [0; 4]))).is_none());
+        assert!(poll_once(&mut pin!(disk.read(&mut [0; 4]))).is_none());
         drop(held);
         disk.write_all(b"ab").await.unwrap();
         disk.flush().await.unwrap();
