@@ -1,5 +1,7 @@
 //! Channels and steps on tokio.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -504,34 +506,52 @@ fn an_end_that_came_together_with_data_is_not_lost() {
 }
 
 #[test]
-fn an_end_that_comes_while_the_step_runs_is_not_lost() {
-    block_on(async {
+fn a_message_that_is_reported_while_the_step_runs_is_not_lost() {
+    let runtime = multi_thread();
+    runtime.block_on(bounded(async {
         let (peer, socket) = Socket::pair().unwrap();
+        let (observed_peer, observed) = Socket::pair().unwrap();
+        let (seen, is_seen) = std::sync::mpsc::channel();
+        let observer = tokio::spawn(async move {
+            let mut observed = AsyncChannel::new(observed).unwrap();
+            observed.read_u8().await.unwrap();
+            seen.send(()).unwrap();
+        });
         socket.set_mode(Mode::NonBlocking).unwrap();
-        peer.write_all(b"first").unwrap();
-        let mut peer = Some(peer);
+        let socket = Arc::new(socket);
+        let watched = Arc::clone(&socket);
         let mut got: Vec<u8> = Vec::new();
+        let mut steps = 0;
         let steps = Made(
-            |_| loop {
-                let mut buf = [0; 64];
-                match socket.read(&mut buf) {
-                    Ok(0) => return Poll::Ready(()),
-                    Ok(n) => got.extend_from_slice(&buf[..n]),
-                    Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                        // What was reported for the first message must not be taken for this.
-                        if let (false, Some(peer)) = (got.is_empty(), peer.take()) {
-                            peer.write_all(b"second").unwrap();
-                        }
-                        return Poll::Pending;
+            move |_| {
+                steps += 1;
+                loop {
+                    let mut buf = [0; 64];
+                    match socket.read(&mut buf) {
+                        Ok(n) => got.extend_from_slice(&buf[..n]),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => panic!("{error}"),
                     }
                 }
+                if got == b"firstsecond" {
+                    return Poll::Ready(());
+                }
+                if steps == 1 {
+                    peer.write_all(b"first").unwrap();
+                } else if steps == 2 {
+                    // A worker sees both, in this order, before this step ends.
+                    peer.write_all(b"second").unwrap();
+                    observed_peer.write_all(b"x").unwrap();
+                    is_seen.recv_timeout(LIMIT).unwrap();
+                }
+                Poll::Pending
             },
-            |set: &mut PollSet| also(&socket, Interest::READ, set),
+            move |set: &mut PollSet| also(&*watched, Interest::READ, set),
         );
+        // On this thread: the workers have nothing to do but to look at the descriptors.
         run(steps).await.unwrap();
-        assert_eq!(got, b"firstsecond");
-    });
+        observer.await.unwrap();
+    }));
 }
 
 #[test]
