@@ -950,6 +950,31 @@ fn steps_that_make_nothing_of_a_hang_up_do_not_spin() {
     });
 }
 
+#[test]
+fn a_leg_for_nothing_fires_when_the_peer_hangs_up() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        let fd = socket.descriptor().unwrap();
+        let gone = Arc::new(AtomicBool::new(false));
+        let (mut steps, is_gone) = (0, Arc::clone(&gone));
+        let waiting = Made(
+            |_| {
+                steps += 1;
+                if is_gone.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+            },
+            |set: &mut PollSet| set.add(&fd, Interest::empty(), Interest::empty()),
+        );
+        let leaving = tokio::spawn(async move {
+            settle().await;
+            gone.store(true, Ordering::Relaxed);
+            drop(peer);
+        });
+        run(waiting).await.unwrap();
+        leaving.await.unwrap();
+        assert!(steps <= 3, "{steps} steps");
+    });
+}
+
 /// Runs one test in a process of its own, and gives what it says.
 fn alone(test: &str) -> String {
     // Other tests open descriptors meanwhile: count in a process of one test.

@@ -270,7 +270,8 @@ impl Waits {
     ) -> Result<bool> {
         let changed = self.reactor.sync(&self.sets)?;
         let set = &self.sets[side.half as usize];
-        slot.narrow(set.legs().iter().fold(Interest::empty(), |all, leg| all | leg.on()));
+        let legs = set.legs().iter();
+        slot.narrow(legs.fold(Interest::empty(), |all, leg| all | wanted(&[set], leg.fd())));
         let mut fired = false;
         let mut closed: SmallVec<[_; INLINE]> = SmallVec::new();
         for registration in self.reactor.registrations() {
