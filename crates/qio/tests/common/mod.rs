@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use qio::watch::{PollSet, Waiter, waiter};
 
 /// Far beyond what anything here takes: a test that reaches it has hung.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn patience() -> Option<Instant> {
     Some(Instant::now() + PATIENCE)
@@ -73,4 +73,18 @@ pub fn announcing_waits<R>(waits: Sender<()>, body: impl FnOnce() -> R) -> R {
         }
     }
     waiter::scoped(Rc::new(Announcing(waits)), body)
+}
+
+/// Runs `body` so that whatever waits in it for longer than the patience fails.
+pub fn impatiently<R>(body: impl FnOnce() -> R) -> R {
+    struct Impatient(Instant);
+    impl Waiter for Impatient {
+        fn park(&self, set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
+            if self.0 <= Instant::now() {
+                return Err(io::Error::other("hung"));
+            }
+            set.poll(Some(until.map_or(self.0, |until| until.min(self.0))))
+        }
+    }
+    waiter::scoped(Rc::new(Impatient(Instant::now() + PATIENCE)), body)
 }
