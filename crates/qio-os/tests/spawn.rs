@@ -1,7 +1,5 @@
 //! What a child inherits.
 
-#![expect(clippy::unwrap_used, reason = "a test program")]
-
 use std::process::Command;
 
 use qio_os::{Capability, close_other_fds_on_exec};
