@@ -139,13 +139,17 @@ impl End {
                 Err(Errno::INTR) => {}
                 // A terminal whose other side is gone.
                 Err(Errno::IO) if self.kind == Kind::Device => break 0,
+                Ok(0) if !self.had_writer.load(Ordering::Relaxed) => {
+                    if !poll_now(fd.as_fd(), PollFlags::IN)? {
+                        return Err(ErrorKind::WouldBlock.into());
+                    }
+                    // The first writer came, perhaps after the read: there may be bytes of it.
+                    self.had_writer.store(true, Ordering::Relaxed);
+                }
                 result => break result?,
             }
         };
         if n == 0 && self.kind != Kind::Storage {
-            if !self.had_writer.load(Ordering::Relaxed) && !poll_now(fd.as_fd(), PollFlags::IN)? {
-                return Err(ErrorKind::WouldBlock.into());
-            }
             self.ended.store(true, Ordering::Relaxed);
         } else if n > 0 {
             self.had_writer.store(true, Ordering::Relaxed);
