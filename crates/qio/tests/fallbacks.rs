@@ -142,6 +142,40 @@ fn a_shared_pipe_does_not_block_where_both_are_missing() {
 }
 
 #[test]
+fn a_shared_terminal_that_nobody_reads_does_not_block() {
+    in_own_process("a_shared_terminal_that_nobody_reads_does_not_block", || {
+        use rustix::fs::{Mode as FileMode, OFlags};
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&screen).unwrap();
+        unlockpt(&screen).unwrap();
+        let name = ptsname(&screen, Vec::new()).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = rustix::fs::open(name, flags, FileMode::empty()).unwrap();
+        let channel = from_shared_fd(terminal).unwrap();
+        channel.set_mode(Mode::NonBlocking).unwrap();
+        assert_eq!(channel.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        // Each of them becomes two on the screen.
+        let lines = [b'\n'; 10_000];
+        let mut sent = 0;
+        loop {
+            match channel.write(&lines) {
+                Ok(n) => sent += n,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        assert!(sent > 1000, "{sent}");
+        // The other side goes: that is the end, and no error.
+        drop(screen);
+        assert_eq!(channel.read(&mut [0]).unwrap(), 0);
+        assert_eq!(channel.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
 fn a_child_sees_no_other_descriptors_where_ranges_cannot_be_marked() {
     in_own_process("a_child_sees_no_other_descriptors_where_ranges_cannot_be_marked", || {
         Capability::CloseRangeCloexec.refuse();
