@@ -1,5 +1,7 @@
 //! Addresses as texts.
 
+#![expect(clippy::unwrap_used, reason = "a test program")]
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 

@@ -1,5 +1,7 @@
 //! Background jobs.
 
+#![expect(clippy::unwrap_used, reason = "a test program")]
+
 mod common;
 
 use std::ops::ControlFlow;
