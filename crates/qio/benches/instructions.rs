@@ -103,9 +103,10 @@ fn report(home: &Path) -> ExitCode {
     println!("|---|---:|---:|---:|---|---|");
     let mut broken = false;
     for row in ROWS {
-        let (Some(qio), Some(raw)) =
-            (per_round(&files, row.function, row.rounds), per_round(&files, row.control, row.rounds))
-        else {
+        let (Some(qio), Some(raw)) = (
+            per_round(&files, row.function, row.rounds),
+            per_round(&files, row.control, row.rounds),
+        ) else {
             println!("| {} | | | | | not run |", row.name);
             continue;
         };
@@ -174,13 +175,8 @@ mod cases {
     type Channels = (Box<dyn Channel>, Box<dyn Channel>);
 
     fn raw_pair() -> (OwnedFd, OwnedFd) {
-        rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .expect("socketpair")
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .expect("socketpair")
     }
 
     /// A pair that was used once: what is set up lazily is set up.
@@ -220,9 +216,9 @@ mod cases {
     #[bench::pair()]
     fn write_read_raw((left, right): (OwnedFd, OwnedFd)) -> (OwnedFd, OwnedFd) {
         for _ in 0..ROUNDS {
-            let _ = black_box(rustix::io::write(black_box(&left), black_box(b"x")));
+            let _ = black_box(rustix::io::write(&left, black_box(b"x")));
             let mut buf = [0u8];
-            let _ = black_box(rustix::io::read(black_box(&right), &mut buf[..]));
+            let _ = black_box(rustix::io::read(&right, &mut buf[..]));
             black_box(buf);
         }
         (left, right)
@@ -232,7 +228,6 @@ mod cases {
     #[bench::pair()]
     fn write_read((left, right): Channels) -> Channels {
         for _ in 0..ROUNDS {
-            let (left, right): (&dyn Channel, &dyn Channel) = black_box((&*left, &*right));
             let _ = black_box(left.write(black_box(b"x")));
             let mut buf = [0u8];
             let _ = black_box(right.read(&mut buf));
@@ -245,7 +240,6 @@ mod cases {
     #[bench::pair()]
     fn all_exact((left, right): Channels) -> Channels {
         for _ in 0..ROUNDS {
-            let (left, right): (&dyn Channel, &dyn Channel) = black_box((&*left, &*right));
             let _ = black_box(left.write_all(black_box(b"x")));
             let mut buf = [0u8];
             let _ = black_box(right.read_exact(&mut buf));
@@ -288,7 +282,6 @@ mod cases {
     fn pass_four(((left, right), mut sinks): (Channels, Vec<FdSink>)) -> (Channels, Vec<FdSink>) {
         let stdin = std::io::stdin();
         for sink in &mut sinks {
-            let (left, right): (&dyn Channel, &dyn Channel) = black_box((&*left, &*right));
             let fds: [BorrowedFd<'_>; 4] = black_box([stdin.as_fd(); 4]);
             let sent = left.write_with(&[IoSlice::new(black_box(b"x"))], WriteFlags::empty(), &fds);
             let _ = black_box(sent);
@@ -304,7 +297,7 @@ mod cases {
     #[bench::pair()]
     fn poll_ready_raw((left, right): (OwnedFd, OwnedFd)) -> (OwnedFd, OwnedFd) {
         for _ in 0..ROUNDS {
-            let mut fds = [PollFd::new(black_box(&right), PollFlags::IN)];
+            let mut fds = [PollFd::new(&right, PollFlags::IN)];
             let _ = black_box(rustix::event::poll(&mut fds, None));
             black_box(fds[0].revents());
         }
@@ -319,7 +312,7 @@ mod cases {
             let left = black_box(deadline).saturating_duration_since(Instant::now());
             let timeout =
                 Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut fds = [PollFd::new(black_box(&right), PollFlags::IN)];
+            let mut fds = [PollFd::new(&right, PollFlags::IN)];
             let _ = black_box(rustix::event::poll(&mut fds, Some(&timeout)));
             black_box(fds[0].revents());
         }
@@ -330,7 +323,6 @@ mod cases {
     #[bench::pair()]
     fn wait_ready((left, right): Channels) -> Channels {
         for _ in 0..ROUNDS {
-            let right: &dyn Channel = black_box(&*right);
             let _ = black_box(right.wait(Interest::READ, None));
         }
         (left, right)
@@ -341,7 +333,6 @@ mod cases {
     fn wait_ready_deadline((left, right): Channels) -> Channels {
         let deadline = soon();
         for _ in 0..ROUNDS {
-            let right: &dyn Channel = black_box(&*right);
             let _ = black_box(right.wait(Interest::READ, Some(black_box(deadline))));
         }
         (left, right)
