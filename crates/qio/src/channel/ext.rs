@@ -581,24 +581,43 @@ fn until_done(
 fn wait(channel: &dyn Channel, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
     let _waiting = channel.base().begin_wait(interest)?;
     let mut set = PollSet::new();
+    let ready = channel.watch(interest, &mut set);
+    if !ready.is_empty() {
+        return Ok(ready);
+    }
+    waiter::park(&mut set, deadline)?;
+    let granted = set.granted();
+    if !granted.is_empty() {
+        return Ok(granted);
+    }
+    wait_on(channel, interest, deadline, &mut set)
+}
+
+/// Goes on with a wait that woke up with nothing for the user: time passed, or a layer got
+/// something to work on.
+#[cold]
+fn wait_on(
+    channel: &dyn Channel,
+    interest: Interest,
+    deadline: Option<Instant>,
+    set: &mut PollSet,
+) -> Result<Readiness> {
     loop {
-        let ready = channel.watch(interest, &mut set);
-        if !ready.is_empty() {
-            return Ok(ready);
-        }
-        waiter::park(&mut set, deadline)?;
-        let granted = set.granted();
-        if !granted.is_empty() {
-            return Ok(granted);
-        }
-        // Nothing for the user yet: time passed, or a layer got something to work on.
         let now = Instant::now();
         channel.drive(now)?;
         set.clear();
+        // What the drive brought counts, although the time may be up.
+        let ready = channel.watch(interest, set);
+        if !ready.is_empty() {
+            return Ok(ready);
+        }
         if deadline.is_some_and(|deadline| deadline <= now) {
-            // What the drive brought counts, although the time is up.
-            let ready = channel.watch(interest, &mut set);
-            return if ready.is_empty() { Err(ErrorKind::TimedOut.into()) } else { Ok(ready) };
+            return Err(ErrorKind::TimedOut.into());
+        }
+        waiter::park(set, deadline)?;
+        let granted = set.granted();
+        if !granted.is_empty() {
+            return Ok(granted);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 use smallvec::SmallVec;
 
 use crate::interest::{Interest, Readiness};
@@ -190,7 +190,7 @@ impl PollSet {
     ///
     /// What poll(2) reports (`ENOMEM`); `InvalidInput` when the set is empty and `until` is `None`,
     /// because the wait would never end.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
         let until = match self.deadline {
             None => until,
@@ -223,26 +223,25 @@ impl PollSet {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
-    let revents = {
-        let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
-        poll_until(&mut fds, until)?;
-        fds[0].revents()
-    };
+    let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
+    poll_until(&mut fds, until)?;
+    let revents = fds[0].revents();
     leg.note(revents);
     Ok(())
 }
 
-#[inline(always)]
+#[inline]
 fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    loop {
-        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(fds, timeout.as_ref()) {
-            Err(Errno::INTR) => {}
-            result => return Ok(result.map(drop)?),
-        }
-    }
+    match until {
+        None => retry_on_intr(|| rustix::event::poll(fds, None))?,
+        Some(until) => retry_on_intr(|| {
+            let left = timespec(until.saturating_duration_since(Instant::now()));
+            rustix::event::poll(fds, Some(&left))
+        })?,
+    };
+    Ok(())
 }
 
 #[inline]
