@@ -1,1 +1,74 @@
-fn main() {}
+//! The command `qio`: connects any address to any address.
+
+#![deny(unsafe_code)]
+
+mod accept;
+mod args;
+mod demo;
+mod exit;
+mod help;
+mod inherited;
+mod relay;
+mod report;
+mod session;
+mod stop;
+mod terminal;
+mod workers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use qio::net::Inherited;
+
+use args::{Cli, Command};
+use exit::Failure;
+
+fn main() -> ExitCode {
+    // First of all, before any other descriptor exists.
+    let inherited = Inherited::from(inherited::take());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    match run(cli.command, inherited) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                report::say(message);
+            }
+            failure.code()
+        }
+    }
+}
+
+fn run(command: Command, inherited: Inherited) -> Result<(), Failure> {
+    match command {
+        Command::Help(args) => help::print(&args),
+        Command::Completions { shell } => help::completions(shell),
+        Command::Man => help::manual(),
+        Command::Demo(args) => demo::run(&args),
+        Command::Relay(args) => in_loop(relay::run(args, inherited)),
+        Command::Connect(args) => in_loop(terminal::connect(args, inherited)),
+        Command::Listen(args) => in_loop(terminal::listen_once(args, inherited)),
+    }
+}
+
+fn in_loop(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let event_loop = workers::event_loop().map_err(|error| Failure::io("event loop", &error))?;
+    let result = event_loop.block_on(work);
+    // Threads that are still reading from a terminal or a disk are not waited for.
+    event_loop.shutdown_background();
+    result
+}
+
+/// Bad usage in one line where the address is at fault; clap's own text otherwise, which is also
+/// what --help and --version print.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if let Some(report) = args::address_error(error) {
+        report::say(report);
+        return ExitCode::from(2);
+    }
+    // A closed pipe is no reason to fail.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}

@@ -24,3 +24,18 @@ pub fn close(fd: OwnedFd) -> io::Result<()> {
         error => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::FromRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_bad_descriptor_is_an_error_and_nothing_else() {
+        // SAFETY: the number is above every limit of open files, so it names nothing that anybody
+        // could own; it is given to close(2) alone.
+        let bad = unsafe { OwnedFd::from_raw_fd(i32::MAX) };
+        assert_eq!(close(bad).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

@@ -9,6 +9,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod block;
 mod capability;
 mod close;
 mod inherited;
@@ -16,6 +17,7 @@ mod peer;
 mod sigpipe;
 mod spawn;
 
+pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
 pub use inherited::{InheritedFds, take_inherited};

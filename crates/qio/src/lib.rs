@@ -6,7 +6,9 @@
 pub mod channel;
 pub mod error;
 pub mod interest;
+pub mod net;
 pub mod relay;
+mod task;
 pub mod transport;
 pub mod watch;
 
@@ -15,4 +17,7 @@ pub use channel::{
 };
 pub use error::{Error, Result};
 pub use interest::{Direction, Interest, Readiness};
+pub use net::Address;
+pub use qio_os::InheritedFds;
 pub use relay::Relay;
+pub use task::{Panicked, Task};

@@ -119,7 +119,7 @@ fn splicing_goes_into_unix_sockets_and_can_be_switched_off() {
     for splice in [true, false] {
         let (client, left) = tcp_pair();
         let (right, server) = unix_pair();
-        let relay = relay(left, right, RelayOptions::default().with_splice(splice));
+        let relay = relay(left, right, RelayOptions::default().splice(splice));
         send_through(&client, server, &data, "tcp to unix");
         drop(client);
         let record = relay.join().unwrap();
@@ -178,7 +178,7 @@ fn silence_ends_at_the_idle_timeout() {
     let (client, left) = tcp_pair();
     let (right, _server) = tcp_pair();
     let limit = Duration::from_millis(50);
-    let options = RelayOptions::default().with_idle_timeout(Some(limit));
+    let options = RelayOptions::default().idle_timeout(Some(limit));
     let record = relay(left, right, options).join().unwrap();
     assert_eq!((record.end, record.ended_by), (End::Idle, None));
     assert!(record.duration >= limit);
@@ -193,7 +193,7 @@ fn half_closed_silence_ends_at_its_own_limit() {
         let (client, left) = tcp_pair();
         let (right, _server) = tcp_pair();
         client.finish().unwrap();
-        let options = RelayOptions::default().with_half_close(half_close);
+        let options = RelayOptions::default().half_close(half_close);
         let record = relay(left, right, options).join().unwrap();
         assert_eq!((record.end, record.ended_by), (End::HalfClosed, Some(Side::Left)));
     }
@@ -205,7 +205,7 @@ fn data_after_the_clients_fin_prolongs_the_half_closed_time() {
     let (right, server) = tcp_pair();
     let limit = Duration::from_millis(500);
     let half_close = HalfClose::Propagate { limit: Some(limit) };
-    let relay = relay(left, right, RelayOptions::default().with_half_close(half_close));
+    let relay = relay(left, right, RelayOptions::default().half_close(half_close));
     client.finish().unwrap();
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
     let started = Instant::now();
@@ -263,7 +263,7 @@ fn descriptors_travel_when_asked_and_are_counted_when_not() {
     for pass in [true, false] {
         let (client, left) = unix_pair();
         let (right, server) = unix_pair();
-        let relay = relay(left, right, RelayOptions::default().with_pass_fds(pass));
+        let relay = relay(left, right, RelayOptions::default().pass_fds(pass));
         let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         let fds = [file.as_fd(), file.as_fd(), file.as_fd()];
         let mut message = [IoSlice::new(b"three")];

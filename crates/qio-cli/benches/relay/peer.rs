@@ -140,7 +140,7 @@ impl Peer {
                 std::fs::write(
                     &file,
                     format!(
-                        "global\n    maxconn 8000\n{threads}defaults\n    mode tcp\n    \
+                        "global\n    maxconn 4000\n{threads}defaults\n    mode tcp\n    \
                          option splice-auto\n    timeout connect 5s\n    timeout client 60s\n    \
                          timeout server 60s\nlisten relay\n    bind 127.0.0.1:{port}\n    \
                          server target {server}\n"

@@ -194,7 +194,12 @@ impl Steps for Relay {
             self.last_active = now;
         }
         let broken = self.there.source_is_broken() || self.back.source_is_broken();
-        if broken || (self.there.is_done() && self.back.is_done()) {
+        let last_word = match self.options.ends_with {
+            Some(Side::Left) => self.there.is_done(),
+            Some(Side::Right) => self.back.is_done(),
+            None => false,
+        };
+        if broken || last_word || (self.there.is_done() && self.back.is_done()) {
             return Poll::Ready(self.end(End::Finished, now));
         }
         match self.patience() {

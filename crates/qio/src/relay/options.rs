@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Side;
+
 /// How a relay behaves. The defaults suit a proxy for anything.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -15,6 +17,10 @@ pub struct RelayOptions {
     pub pass_fds: bool,
     /// Whether bulk data may move with splice(2). Default: yes.
     pub splice: bool,
+    /// The side whose end of stream ends the relay at once, once it was passed on. Default: none.
+    ///
+    /// For a person at a terminal, who has nothing to say to a connection that has ended.
+    pub ends_with: Option<Side>,
 }
 
 /// What the end of one direction means for the other.
@@ -47,35 +53,48 @@ impl Default for HalfClose {
 
 impl Default for RelayOptions {
     fn default() -> Self {
-        Self { idle_timeout: None, half_close: HalfClose::default(), pass_fds: false, splice: true }
+        Self {
+            idle_timeout: None,
+            half_close: HalfClose::default(),
+            pass_fds: false,
+            splice: true,
+            ends_with: None,
+        }
     }
 }
 
 impl RelayOptions {
     /// Sets [`idle_timeout`](RelayOptions::idle_timeout).
     #[must_use]
-    pub fn with_idle_timeout(mut self, limit: Option<Duration>) -> Self {
+    pub fn idle_timeout(mut self, limit: Option<Duration>) -> Self {
         self.idle_timeout = limit;
         self
     }
 
     /// Sets [`half_close`](RelayOptions::half_close).
     #[must_use]
-    pub fn with_half_close(mut self, half_close: HalfClose) -> Self {
+    pub fn half_close(mut self, half_close: HalfClose) -> Self {
         self.half_close = half_close;
         self
     }
 
     /// Sets [`pass_fds`](RelayOptions::pass_fds).
     #[must_use]
-    pub fn with_pass_fds(mut self, pass: bool) -> Self {
+    pub fn pass_fds(mut self, pass: bool) -> Self {
         self.pass_fds = pass;
+        self
+    }
+
+    /// Sets [`ends_with`](RelayOptions::ends_with).
+    #[must_use]
+    pub fn ends_with(mut self, side: Option<Side>) -> Self {
+        self.ends_with = side;
         self
     }
 
     /// Sets [`splice`](RelayOptions::splice).
     #[must_use]
-    pub fn with_splice(mut self, splice: bool) -> Self {
+    pub fn splice(mut self, splice: bool) -> Self {
         self.splice = splice;
         self
     }

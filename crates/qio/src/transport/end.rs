@@ -46,8 +46,9 @@ pub(super) struct End {
     no_wait_refused: AtomicBool,
 }
 
+/// What the descriptor is, as far as it makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Pipe,
     Socket,
     /// Never waits: a regular file, a block device.
@@ -72,17 +73,33 @@ const CURRENT_POSITION: u64 = u64::MAX;
 
 impl End {
     pub(super) fn new(fd: OwnedFd, direction: Direction, ownership: Ownership) -> Result<Self> {
-        let kind = match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+        let kind = Self::prepare(fd.as_fd(), ownership)?;
+        Ok(Self::with_kind(fd, direction, ownership, kind))
+    }
+
+    /// Makes the descriptor fit to be an end; when that fails, nothing was changed.
+    pub(super) fn prepare(fd: BorrowedFd<'_>, ownership: Ownership) -> Result<Kind> {
+        let kind = match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
             FileType::Fifo => Kind::Pipe,
             FileType::Socket => Kind::Socket,
             FileType::RegularFile | FileType::BlockDevice | FileType::Directory => Kind::Storage,
             _ => Kind::Device,
         };
         if ownership == Ownership::Exclusive && kind != Kind::Storage {
-            let flags = rustix::fs::fcntl_getfl(&fd)?;
-            rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+            let flags = rustix::fs::fcntl_getfl(fd)?;
+            rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
         }
-        Ok(Self {
+        Ok(kind)
+    }
+
+    /// An end of a descriptor that was prepared.
+    pub(super) fn with_kind(
+        fd: OwnedFd,
+        direction: Direction,
+        ownership: Ownership,
+        kind: Kind,
+    ) -> Self {
+        Self {
             direction,
             kind,
             ownership,
@@ -91,7 +108,7 @@ impl End {
             ended: AtomicBool::new(false),
             had_writer: AtomicBool::new(true),
             no_wait_refused: AtomicBool::new(false),
-        })
+        }
     }
 
     /// The end of a FIFO that may have no writer yet: no writer is not the end of the stream.

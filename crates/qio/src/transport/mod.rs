@@ -1,13 +1,23 @@
 //! Leaf channels: what bytes finally go through.
 
+mod buffer;
+mod child;
 mod duplex;
 mod end;
+mod fifo;
+mod file;
+mod from_fd;
 mod iov;
 mod null;
 mod pipe;
 mod socket;
 
+pub use buffer::Buffer;
+pub use child::{Access, Child, Command, Stderr};
 pub use duplex::{DUPLEX_LIMIT_BYTES, Duplex};
+pub use fifo::OpenFifo;
+pub use file::File;
+pub use from_fd::{from_fd, from_shared_fd};
 pub use null::Null;
 pub use pipe::Pipe;
 pub use socket::{PeerCredentials, Socket};

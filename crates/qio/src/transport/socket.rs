@@ -105,17 +105,23 @@ impl Socket {
             None,
         )?;
         let family = AddressFamily::UNIX;
-        Ok((Self::new(left, family, false), Self::new(right, family, false)))
+        Ok((Self::new(left.into(), family, false), Self::new(right.into(), family, false)))
+    }
+
+    /// Takes over what `connect` or `accept` just made, which needs no questions: a connected
+    /// stream socket of this family, without `O_NONBLOCK`.
+    pub(crate) fn connected(fd: SharedFd, family: AddressFamily) -> Self {
+        Self::new(fd, family, false)
     }
 
     fn adopt(fd: OwnedFd, shared: bool) -> std::result::Result<Self, (Error, OwnedFd)> {
         match stream_family(&fd) {
-            Ok(family) => Ok(Self::new(fd, family, shared)),
+            Ok(family) => Ok(Self::new(fd.into(), family, shared)),
             Err(error) => Err((error, fd)),
         }
     }
 
-    fn new(fd: OwnedFd, family: AddressFamily, shared: bool) -> Self {
+    fn new(fd: SharedFd, family: AddressFamily, shared: bool) -> Self {
         let mut features =
             Features::DUPLEX | Features::SHUTDOWN | Features::PEEK | Features::DRAINS;
         if family == AddressFamily::UNIX {
@@ -128,7 +134,7 @@ impl Socket {
         };
         Self {
             base: Base::new(kind, features),
-            slot: Slot::new(fd),
+            slot: Slot::from_shared(fd),
             shared,
             read_shut: AtomicBool::new(false),
         }

@@ -27,7 +27,13 @@ pub struct Slot {
 impl Slot {
     /// A slot that holds `fd`.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { current: RwLock::new(Some(SharedFd::new(fd))), emptied: AtomicBool::new(false) }
+        Self::from_shared(SharedFd::new(fd))
+    }
+
+    /// A slot that holds a descriptor which a leg may own too: that of a connect that was waited
+    /// for.
+    pub(crate) fn from_shared(fd: SharedFd) -> Self {
+        Self { current: RwLock::new(Some(fd)), emptied: AtomicBool::new(false) }
     }
 
     /// Borrows the descriptor for one call.

@@ -1,0 +1,1363 @@
+//! Channels and steps on tokio.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Wake};
+use std::time::{Duration, Instant};
+
+use qio::channel::Base;
+use qio::transport::{Duplex, Pipe, Socket};
+use qio::watch::{PollSet, SharedFd, Steps};
+use qio::{
+    Channel, ChannelExt, FdSink, Features, Interest, Mode, ReadFlags, ReadOp, Readiness,
+    WriteFlags, WriteOp,
+};
+use qio_adapters::tokio::{AsyncChannel, run, run_until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+/// No test waits longer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn multi_thread() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    current_thread().block_on(bounded(future))
+}
+
+async fn bounded<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(LIMIT, future).await.expect("done in time")
+}
+
+fn tcp_pair() -> (Socket, Socket) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let right = listener.accept().unwrap().0;
+    let channel = |stream: TcpStream| {
+        let channel = Socket::from_fd(OwnedFd::from(stream)).unwrap();
+        channel.set_delay(false);
+        channel
+    };
+    (channel(left), channel(right))
+}
+
+fn async_pair() -> (AsyncChannel<Socket>, AsyncChannel<Socket>) {
+    let (left, right) = Socket::pair().unwrap();
+    (AsyncChannel::new(left).unwrap(), AsyncChannel::new(right).unwrap())
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251) as u8).collect()
+}
+
+/// A future that counts how often it is polled.
+async fn counted<F: Future>(polls: &AtomicU32, future: F) -> F::Output {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        polls.fetch_add(1, Ordering::Relaxed);
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Runs every task that can run, and looks at the descriptors, some rounds long.
+async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What a set asks for, as a step's answer.
+fn also(channel: &impl Channel, interest: Interest, set: &mut PollSet) {
+    if !channel.watch(interest, set).is_empty() {
+        set.wake_at(Instant::now());
+    }
+}
+
+/// Steps made of two closures.
+struct Made<F, W>(F, W);
+
+impl<T, F: FnMut(Instant) -> Poll<T>, W: FnMut(&mut PollSet)> Steps for Made<F, W> {
+    type Output = T;
+
+    fn step(&mut self, now: Instant) -> Poll<T> {
+        (self.0)(now)
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        (self.1)(set);
+    }
+}
+
+/// Reads all, over a buffer of its own: nothing of it is known to the kernel.
+struct Buffered {
+    base: Base,
+    inner: Socket,
+    buffer: Mutex<VecDeque<u8>>,
+}
+
+impl Buffered {
+    fn new(inner: Socket) -> Self {
+        let base = Base::new("buffered", Features::DUPLEX);
+        Self { base, inner, buffer: Mutex::default() }
+    }
+
+    fn fill(&self) -> io::Result<usize> {
+        let mut bytes = [0; 4096];
+        let n = self.inner.read(&mut bytes)?;
+        self.buffer.lock().unwrap().extend(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+impl fmt::Debug for Buffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Buffered")
+    }
+}
+
+impl Channel for Buffered {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> io::Result<usize> {
+        if self.buffer.lock().unwrap().is_empty() {
+            self.fill()?;
+        }
+        let buf = &mut op.bufs()[0];
+        self.buffer.lock().unwrap().read(buf)
+    }
+
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> io::Result<usize> {
+        self.inner.write_vectored(op.bufs())
+    }
+
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        if interest.contains(Interest::READ) && !self.buffer.lock().unwrap().is_empty() {
+            return Readiness::READ;
+        }
+        set.internally(|set| self.inner.watch(interest, set))
+    }
+
+    fn drive(&self, _now: Instant) -> io::Result<()> {
+        match self.fill() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        self.base.set_mode(mode);
+        self.inner.set_mode(mode)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.inner.finish()
+    }
+}
+
+#[test]
+fn bytes_buffered_in_a_layer_wake_the_reader_once_per_read() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        let mut channel = AsyncChannel::new(Buffered::new(socket)).unwrap();
+        let polls = AtomicU32::new(0);
+        let reader = counted(&polls, async {
+            let mut served = Vec::new();
+            for _ in 0..4 {
+                let ready = channel.ready(Interest::READ).await.unwrap();
+                assert!(ready.contains(Readiness::READ));
+                let mut buf = [0; 5];
+                served.push(channel.get_ref().read(&mut buf).unwrap());
+            }
+            served
+        });
+        let (served, ()) = tokio::join!(reader, async {
+            settle().await;
+            peer.write_all(&[7; 20]).unwrap();
+        });
+        assert_eq!(served, [5, 5, 5, 5]);
+        // The start and the one message; no further traffic was needed.
+        assert!(polls.load(Ordering::Relaxed) <= 3, "{polls:?} polls");
+        // And it does not say so a fifth time.
+        let mut fifth = pin!(channel.ready(Interest::READ));
+        assert!(futures_poll(&mut fifth).is_none());
+    });
+}
+
+/// Polls once, with a waker that does nothing.
+fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::Pin::new(future).poll(&mut cx) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn buffered_bytes_are_read_through_the_stream_too() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        let mut channel = AsyncChannel::new(Buffered::new(socket)).unwrap();
+        let data = pattern(20);
+        peer.write_all(&data).unwrap();
+        let mut got = Vec::new();
+        for _ in 0..4 {
+            let mut buf = [0; 5];
+            channel.read_exact(&mut buf).await.unwrap();
+            got.extend(buf);
+        }
+        assert_eq!(got, data);
+    });
+}
+
+/// A channel whose read first has to get an answer out: it waits for room, as a writer does.
+#[derive(Debug)]
+struct Owing {
+    base: Base,
+    inner: Socket,
+    owed: AtomicUsize,
+}
+
+impl Owing {
+    fn pay(&self) -> io::Result<()> {
+        while self.owed.load(Ordering::Relaxed) > 0 {
+            self.inner.write(b"p")?;
+            self.owed.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Channel for Owing {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> io::Result<usize> {
+        self.pay()?;
+        self.inner.read_vectored(op.bufs())
+    }
+
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> io::Result<usize> {
+        self.inner.write_vectored(op.bufs())
+    }
+
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        let mut interest = interest;
+        if interest.contains(Interest::READ) && self.owed.load(Ordering::Relaxed) > 0 {
+            set.internally(|set| self.inner.watch(Interest::WRITE, set));
+            interest.remove(Interest::READ);
+        }
+        if interest.is_empty() {
+            return Readiness::empty();
+        }
+        self.inner.watch(interest, set)
+    }
+
+    fn drive(&self, _now: Instant) -> io::Result<()> {
+        match self.pay() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        self.base.set_mode(mode);
+        self.inner.set_mode(mode)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.inner.finish()
+    }
+}
+
+fn fill(channel: &impl Channel) -> usize {
+    let block = [0; 4096];
+    let mut sent = 0;
+    loop {
+        match channel.write_with(&[IoSlice::new(&block)], WriteFlags::NONBLOCK, &[]) {
+            Ok(n) => sent += n,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                return sent;
+            }
+        }
+    }
+}
+
+fn drain(channel: &impl Channel, mut bytes: usize) {
+    let mut buf = vec![0; 65536];
+    while bytes > 0 {
+        let part = bytes.min(buf.len());
+        channel.read_exact(&mut buf[..part]).unwrap();
+        bytes -= part;
+    }
+}
+
+#[test]
+fn two_halves_wait_for_the_same_direction_and_both_wake() {
+    for runtime in [current_thread(), multi_thread()] {
+        for _ in 0..50 {
+            runtime.block_on(bounded(async {
+                let (peer, inner) = Socket::pair().unwrap();
+                let base = Base::new("owing", Features::DUPLEX);
+                let owing = Owing { base, inner, owed: AtomicUsize::new(1) };
+                let (mut reader, mut writer) = AsyncChannel::new(owing).unwrap().into_split();
+                let filled = fill(reader.get_ref());
+
+                let reading = tokio::spawn(async move {
+                    let mut byte = [0];
+                    reader.read_exact(&mut byte).await.map(|_| byte[0])
+                });
+                let writing = tokio::spawn(async move { writer.write(b"w").await });
+                settle().await;
+                assert!(!reading.is_finished() && !writing.is_finished());
+                let answer = tokio::task::spawn_blocking(move || {
+                    drain(&peer, filled);
+                    // The answer of the reader and the byte of the writer, in either order.
+                    let mut both = [0; 2];
+                    peer.read_exact(&mut both).unwrap();
+                    peer.write_all(b"!").unwrap();
+                    both.sort();
+                    both
+                });
+                assert_eq!(answer.await.unwrap(), *b"pw");
+                assert_eq!(reading.await.unwrap().unwrap(), b'!');
+                assert_eq!(writing.await.unwrap().unwrap(), 1);
+            }));
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_read_or_write_loses_and_repeats_nothing() {
+    for (left, right) in [Socket::pair().unwrap(), tcp_pair()] {
+        block_on(async {
+            let data = pattern(1 << 20);
+            let mut left = AsyncChannel::new(left).unwrap();
+            let mut right = AsyncChannel::new(right).unwrap();
+            let writer = async {
+                let mut sent = 0;
+                while sent < data.len() {
+                    let part = &data[sent..data.len().min(sent + 7001)];
+                    tokio::select! {
+                        biased;
+                        n = left.write(part) => sent += n.unwrap(),
+                        () = tokio::task::yield_now() => {}
+                    }
+                }
+                left.shutdown().await.unwrap();
+            };
+            let reader = async {
+                let mut got = Vec::new();
+                let mut buf = vec![0; 5003];
+                loop {
+                    tokio::select! {
+                        biased;
+                        n = right.read(&mut buf) => match n.unwrap() {
+                            0 => return got,
+                            n => got.extend(&buf[..n]),
+                        },
+                        () = tokio::task::yield_now() => {}
+                    }
+                }
+            };
+            let ((), got) = tokio::join!(writer, reader);
+            assert!(got == data, "{} of {} bytes, or other ones", got.len(), data.len());
+        });
+    }
+}
+
+#[test]
+fn a_close_from_another_thread_ends_a_pending_read_write_and_ready() {
+    for (peer, socket) in [Socket::pair().unwrap(), tcp_pair()] {
+        let runtime = multi_thread();
+        runtime.block_on(bounded(async move {
+            let channel = Arc::new(socket);
+            let (mut reader, mut writer) =
+                AsyncChannel::new(Arc::clone(&channel)).unwrap().into_split();
+            let mut waiting = AsyncChannel::new(Arc::clone(&channel)).unwrap();
+            fill(&channel);
+            let reading = tokio::spawn(async move { reader.read(&mut [0; 8]).await });
+            let writing = tokio::spawn(async move { writer.write(b"x").await });
+            let ready = tokio::spawn(async move { waiting.ready(Interest::READ).await });
+            settle().await;
+            assert!(!reading.is_finished() && !writing.is_finished() && !ready.is_finished());
+            std::thread::spawn(move || channel.close().unwrap()).join().unwrap();
+            let error = reading.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotConnected);
+            let error = writing.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotConnected);
+            assert!(ready.await.unwrap().unwrap().contains(Readiness::READ));
+            drop(peer);
+        }));
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_a_pending_read() {
+    block_on(async {
+        let (input, _output) = Pipe::pair().unwrap();
+        let input = Arc::new(input);
+        let mut channel = AsyncChannel::new(Arc::clone(&input)).unwrap();
+        let reading = tokio::spawn(async move { channel.read(&mut [0; 8]).await });
+        settle().await;
+        assert!(!reading.is_finished());
+        std::thread::spawn(move || input.close().unwrap()).join().unwrap();
+        let error = reading.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotConnected);
+    });
+}
+
+/// Reads once per step, and takes a short read for all there is.
+fn once_per_step(socket: &Socket, got: &mut Vec<u8>) -> impl Steps<Output = io::Result<()>> {
+    Made(
+        move |_| {
+            let mut buf = [0; 4096];
+            match socket.read(&mut buf) {
+                Ok(0) => Poll::Ready(Ok(())),
+                Ok(n) => {
+                    got.extend(&buf[..n]);
+                    Poll::Pending
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        },
+        |set: &mut PollSet| also(socket, Interest::READ, set),
+    )
+}
+
+#[test]
+fn an_end_that_came_together_with_data_is_not_lost() {
+    for (peer, socket) in [Socket::pair().unwrap(), tcp_pair()] {
+        socket.set_mode(Mode::NonBlocking).unwrap();
+        block_on(async {
+            let mut got = Vec::new();
+            let running = run(once_per_step(&socket, &mut got));
+            let ending = async {
+                settle().await;
+                peer.write_all(b"last words").unwrap();
+                drop(peer);
+            };
+            let (end, ()) = tokio::join!(running, ending);
+            end.unwrap().unwrap();
+            assert_eq!(got, b"last words");
+        });
+    }
+}
+
+#[test]
+fn an_end_that_comes_while_the_step_runs_is_not_lost() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        socket.set_mode(Mode::NonBlocking).unwrap();
+        peer.write_all(b"first").unwrap();
+        let mut peer = Some(peer);
+        let mut got = Vec::new();
+        let steps = Made(
+            |_| loop {
+                let mut buf = [0; 64];
+                match socket.read(&mut buf) {
+                    Ok(0) => return Poll::Ready(()),
+                    Ok(n) => got.extend(&buf[..n]),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                        // What was reported for the first message must not be taken for this.
+                        if let (false, Some(peer)) = (got.is_empty(), peer.take()) {
+                            peer.write_all(b"second").unwrap();
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            },
+            |set: &mut PollSet| also(&socket, Interest::READ, set),
+        );
+        run(steps).await.unwrap();
+        assert_eq!(got, b"firstsecond");
+    });
+}
+
+#[test]
+fn descriptors_that_epoll_refuses_are_always_ready() {
+    let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+    let file: OwnedFd = std::fs::File::open("/proc/self/exe").unwrap().into();
+    for fd in [null, file] {
+        let fd = SharedFd::new(fd);
+        let mut steps = 0;
+        let counting = Made(
+            |_| {
+                steps += 1;
+                if steps == 1000 { Poll::Ready(()) } else { Poll::Pending }
+            },
+            |set: &mut PollSet| set.add(&fd, Interest::READ, Interest::READ),
+        );
+        block_on(async {
+            // Another task gets its turns meanwhile.
+            let turns = AtomicU32::new(0);
+            tokio::select! {
+                result = run(counting) => result.unwrap(),
+                () = async {
+                    loop {
+                        turns.fetch_add(1, Ordering::Relaxed);
+                        tokio::task::yield_now().await;
+                    }
+                } => {}
+            }
+            assert!(turns.load(Ordering::Relaxed) > 10, "{turns:?} turns");
+        });
+        assert_eq!(steps, 1000);
+    }
+}
+
+#[test]
+fn a_deadline_makes_a_step_and_one_that_moves_away_does_not() {
+    block_on(async {
+        let start = Instant::now();
+        let mut deadline = start + Duration::from_millis(20);
+        let mut steps = 0;
+        let ticking = Made(
+            |now| {
+                steps += 1;
+                if now >= start + Duration::from_millis(60) {
+                    Poll::Ready(now)
+                } else {
+                    Poll::Pending
+                }
+            },
+            |set: &mut PollSet| {
+                deadline = deadline.max(Instant::now() + Duration::from_millis(20));
+                set.wake_at(deadline);
+            },
+        );
+        let ended = run(ticking).await.unwrap();
+        assert!(ended >= start + Duration::from_millis(60));
+        assert!(steps <= 5, "{steps} steps");
+    });
+}
+
+#[test]
+fn an_idle_timeout_that_moves_with_every_message_fires_when_they_stop() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        socket.set_mode(Mode::NonBlocking).unwrap();
+        let idle = Duration::from_millis(50);
+        let mut deadline = Instant::now() + idle;
+        let deadline_cell = std::cell::Cell::new(deadline);
+        let mut messages = 0;
+        let steps = Made(
+            |now| {
+                let mut buf = [0; 8];
+                while socket.read(&mut buf).is_ok() {
+                    messages += 1;
+                    deadline = now + idle;
+                }
+                deadline_cell.set(deadline);
+                if now >= deadline { Poll::Ready(()) } else { Poll::Pending }
+            },
+            |set: &mut PollSet| {
+                also(&socket, Interest::READ, set);
+                set.wake_at(deadline_cell.get());
+            },
+        );
+        let polls = AtomicU32::new(0);
+        let sending = async {
+            for _ in 0..20 {
+                peer.write_all(b"m").unwrap();
+                settle().await;
+            }
+            Instant::now()
+        };
+        let running = async {
+            counted(&polls, run(steps)).await.unwrap();
+            Instant::now()
+        };
+        let (last, ended) = tokio::join!(sending, running);
+        assert!(ended >= last || ended + idle >= last);
+        assert_eq!(messages, 20);
+        assert!(ended.duration_since(last.min(ended)) < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn run_until_gives_the_steps_back_and_they_go_on() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        socket.set_mode(Mode::NonBlocking).unwrap();
+        let mut got = Vec::new();
+        let steps = once_per_step(&socket, &mut got);
+        let soon = Instant::now() + Duration::from_millis(10);
+        let ControlFlow::Continue(steps) = run_until(steps, soon).await.unwrap() else {
+            panic!("nothing was sent")
+        };
+        peer.write_all(b"late").unwrap();
+        drop(peer);
+        let later = Instant::now() + LIMIT;
+        let ControlFlow::Break(result) = run_until(steps, later).await.unwrap() else {
+            panic!("it ended")
+        };
+        result.unwrap();
+        assert_eq!(got, b"late");
+    });
+}
+
+#[test]
+fn a_leg_set_may_change_at_every_step() {
+    block_on(async {
+        let pairs: Vec<_> = (0..6).map(|_| Socket::pair().unwrap()).collect();
+        let at = std::cell::Cell::new(0);
+        for (_, socket) in &pairs {
+            socket.set_mode(Mode::NonBlocking).unwrap();
+        }
+        // One socket after the other, and at every third the room of the one before as well.
+        let steps = Made(
+            |_| {
+                while at.get() < 18 {
+                    let mut byte = [0];
+                    match pairs[at.get() % 6].1.read(&mut byte) {
+                        Ok(1) => at.set(at.get() + 1),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            return Poll::Pending;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                Poll::Ready(())
+            },
+            |set: &mut PollSet| also(&pairs[at.get() % 6].1, Interest::READ, set),
+        );
+        let sending = async {
+            for i in 0..18 {
+                while at.get() < i {
+                    tokio::task::yield_now().await;
+                }
+                pairs[i % 6].0.write_all(b"x").unwrap();
+            }
+        };
+        let (end, ()) = tokio::join!(run(steps), sending);
+        end.unwrap();
+    });
+}
+
+#[test]
+fn a_descriptor_may_be_in_a_set_twice() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        socket.set_mode(Mode::NonBlocking).unwrap();
+        let filled = fill(&socket);
+        let (mut read, mut written) = (false, false);
+        let state = std::cell::Cell::new((read, written));
+        let steps = Made(
+            |_| {
+                read = read || socket.read(&mut [0; 1]).is_ok();
+                written = written || socket.write(b"x").is_ok();
+                state.set((read, written));
+                if read && written { Poll::Ready(()) } else { Poll::Pending }
+            },
+            |set: &mut PollSet| {
+                also(&socket, Interest::READ, set);
+                also(&socket, Interest::READ, set);
+                also(&socket, Interest::WRITE, set);
+            },
+        );
+        let traffic = async {
+            settle().await;
+            peer.write_all(b"y").unwrap();
+            settle().await;
+            assert_eq!(state.get(), (true, false));
+            drain(&peer, filled);
+        };
+        let (end, ()) = tokio::join!(run(steps), traffic);
+        end.unwrap();
+    });
+}
+
+#[test]
+fn several_futures_may_wait_for_one_descriptor() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        let socket = Arc::new(socket);
+        let mut a = AsyncChannel::new(Arc::clone(&socket)).unwrap();
+        let mut b = AsyncChannel::new(Arc::clone(&socket)).unwrap();
+        let sending = async {
+            settle().await;
+            peer.write_all(b"x").unwrap();
+        };
+        let (a, b, ()) = tokio::join!(a.ready(Interest::READ), b.ready(Interest::READ), sending);
+        assert!(a.unwrap().contains(Readiness::READ));
+        assert!(b.unwrap().contains(Readiness::READ));
+    });
+}
+
+/// Answers `rounds` messages of one byte, or sends them and waits for the answers.
+fn ping_pong(
+    socket: Socket,
+    begins: bool,
+    rounds: u32,
+    steps_made: Arc<AtomicU32>,
+) -> impl Steps<Output = ()> + Send {
+    socket.set_mode(Mode::NonBlocking).unwrap();
+    let socket = Arc::new(socket);
+    let watched = Arc::clone(&socket);
+    let mut started = !begins;
+    let mut done = 0;
+    Made(
+        move |_| {
+            steps_made.fetch_add(1, Ordering::Relaxed);
+            if !started {
+                started = true;
+                assert_eq!(socket.write(b"x").unwrap(), 1);
+            }
+            loop {
+                match socket.read(&mut [0; 1]) {
+                    Ok(1) => done += 1,
+                    Ok(_) => return Poll::Ready(()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
+                    Err(error) => panic!("{error}"),
+                }
+                if begins && done == rounds {
+                    return Poll::Ready(());
+                }
+                assert_eq!(socket.write(b"x").unwrap(), 1);
+                if done == rounds {
+                    return Poll::Ready(());
+                }
+            }
+        },
+        move |set: &mut PollSet| also(&*watched, Interest::READ, set),
+    )
+}
+
+const ROUNDS: u32 = 1000;
+
+#[test]
+fn a_message_costs_one_wake_up_and_one_step() {
+    for (left, right) in [Socket::pair().unwrap(), tcp_pair()] {
+        block_on(async {
+            let polls = Arc::new(AtomicU32::new(0));
+            let steps = Arc::new(AtomicU32::new(0));
+            let [a, b] = [(left, true), (right, false)].map(|(socket, begins)| {
+                let steps = run(ping_pong(socket, begins, ROUNDS, Arc::clone(&steps)));
+                let polls = Arc::clone(&polls);
+                tokio::spawn(async move { counted(&polls, steps).await })
+            });
+            a.await.unwrap().unwrap();
+            b.await.unwrap().unwrap();
+            let (polls, steps) = (polls.load(Ordering::Relaxed), steps.load(Ordering::Relaxed));
+            assert!(polls <= 2 * ROUNDS + 10, "{polls} polls for {} messages", 2 * ROUNDS);
+            assert!(steps <= 2 * ROUNDS + 10, "{steps} steps for {} messages", 2 * ROUNDS);
+        });
+    }
+}
+
+#[test]
+fn streams_stay_within_the_same_budget() {
+    for (left, right) in [Socket::pair().unwrap(), tcp_pair()] {
+        block_on(async {
+            let polls = Arc::new(AtomicU32::new(0));
+            let mut left = AsyncChannel::new(left).unwrap();
+            let mut right = AsyncChannel::new(right).unwrap();
+            let counter = Arc::clone(&polls);
+            let echo = tokio::spawn(async move {
+                counted(&counter, async {
+                    for _ in 0..ROUNDS {
+                        let byte = right.read_u8().await.unwrap();
+                        right.write_u8(byte).await.unwrap();
+                    }
+                })
+                .await;
+            });
+            for i in 0..ROUNDS {
+                left.write_u8(i as u8).await.unwrap();
+                assert_eq!(left.read_u8().await.unwrap(), i as u8);
+            }
+            echo.await.unwrap();
+            let polls = polls.load(Ordering::Relaxed);
+            assert!(polls <= ROUNDS + 10, "{polls} polls for {ROUNDS} messages");
+        });
+    }
+}
+
+/// Not a test by itself: what [`a_round_trip_costs_one_wait_and_what_it_moves`] runs under strace.
+#[test]
+#[ignore = "run by another test"]
+fn ping_pong_for_the_tracer() {
+    block_on(async {
+        let (left, right) = tcp_pair();
+        let steps = Arc::new(AtomicU32::new(0));
+        let echo = tokio::spawn(run(ping_pong(right, false, ROUNDS, Arc::clone(&steps))));
+        run(ping_pong(left, true, ROUNDS, steps)).await.unwrap();
+        echo.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_message_costs_one_wait_one_receive_and_one_send() {
+    let program = std::env::current_exe().unwrap();
+    let traced = Command::new("strace")
+        .args(["-f", "-qq", "-e", "signal=none"])
+        .arg(program)
+        .args(["--exact", "ping_pong_for_the_tracer", "--ignored", "--test-threads=1"])
+        .output();
+    let Ok(traced) = traced else { return eprintln!("no strace here: nothing counted") };
+    let log = String::from_utf8_lossy(&traced.stderr);
+    let count = |name: &str| {
+        let call = format!(" {name}(");
+        log.lines().filter(|line| line.contains(&call) || line.starts_with(&call[1..])).count()
+    };
+    let received = log.lines().filter(|l| l.contains("recvfrom(") && !l.contains("EAGAIN")).count();
+    if received == 0 {
+        return eprintln!("strace may not trace here: nothing counted");
+    }
+    let messages = 2 * ROUNDS as usize;
+    assert_eq!(received, messages);
+    assert_eq!(count("sendto"), messages);
+    // The step looks until it would block; that look is its own.
+    let looks = count("recvfrom") - received;
+    assert!(looks <= messages + 10, "{looks} looks");
+    assert!(count("epoll_wait") <= messages + 10, "{} waits", count("epoll_wait"));
+    assert!(count("epoll_ctl") <= 10, "{} registrations", count("epoll_ctl"));
+    assert!(count("write") <= 60 && count("poll") <= 10 && count("futex") <= 60);
+}
+
+#[test]
+fn nothing_happens_while_idle() {
+    block_on(async {
+        let (_peer, socket) = Socket::pair().unwrap();
+        let (left, mut right) = async_pair();
+        socket.set_mode(Mode::NonBlocking).unwrap();
+        let mut got = Vec::new();
+        let polls = Arc::new(AtomicU32::new(0));
+        let mut running = pin!(counted(&polls, run(once_per_step(&socket, &mut got))));
+        let mut reading = pin!(counted(&polls, async { right.read(&mut [0; 8]).await }));
+        let idle = tokio::time::timeout(Duration::from_millis(100), async {
+            tokio::select! {
+                result = &mut running => drop(result),
+                result = &mut reading => drop(result),
+            }
+        });
+        assert!(idle.await.is_err());
+        let polls = polls.load(Ordering::Relaxed);
+        assert!(polls <= 6, "{polls} polls");
+        drop(left);
+    });
+}
+
+#[test]
+fn steps_that_make_nothing_of_a_hang_up_do_not_spin() {
+    block_on(async {
+        let (peer, socket) = Socket::pair().unwrap();
+        drop(peer);
+        let mut steps = 0;
+        let stubborn = Made(
+            |_| -> Poll<()> {
+                steps += 1;
+                Poll::Pending
+            },
+            |set: &mut PollSet| also(&socket, Interest::READ, set),
+        );
+        let until = Instant::now() + Duration::from_millis(200);
+        assert!(run_until(stubborn, until).await.unwrap().is_continue());
+        assert!(steps <= 200, "{steps} steps");
+    });
+}
+
+/// Waits for descriptors of its own number in the table of this process.
+fn fds_of_children(test: &str) -> String {
+    // Other tests open descriptors meanwhile: count in a process of one test.
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn dropped_futures_leave_no_descriptor_behind() {
+    assert!(fds_of_children("dropped_futures_counted").contains("1 passed"));
+}
+
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn dropped_futures_counted() {
+    let runtime = current_thread();
+    runtime.block_on(bounded(async {
+        tokio::time::sleep(Duration::ZERO).await;
+        let before = open_fds();
+        for _ in 0..50 {
+            let (peer, socket) = Socket::pair().unwrap();
+            socket.set_mode(Mode::NonBlocking).unwrap();
+            let mut got = Vec::new();
+            {
+                // Two of them, so that one registers a duplicate.
+                let a = run(once_per_step(&socket, &mut got));
+                let mut more = Vec::new();
+                let b = run(once_per_step(&socket, &mut more));
+                let both = async { tokio::join!(a, b) };
+                let dropped = tokio::select! {
+                    biased;
+                    _ = both => false,
+                    () = settle() => true,
+                };
+                assert!(dropped);
+            }
+            let mut channel = AsyncChannel::new(socket).unwrap();
+            let cancelled = tokio::select! {
+                biased;
+                _ = channel.read(&mut [0; 8]) => false,
+                () = settle() => true,
+            };
+            assert!(cancelled);
+            // Closed through a reference: the registration lets go when it is told.
+            channel.get_ref().close().unwrap();
+            assert!(channel.read(&mut [0; 8]).await.is_err());
+            assert_eq!(open_fds(), before + 1);
+            drop(peer);
+        }
+        assert_eq!(open_fds(), before);
+    }));
+}
+
+#[test]
+fn vectors_are_written_in_one_call() {
+    block_on(async {
+        let (mut left, mut right) = async_pair();
+        assert!(left.is_write_vectored());
+        let bufs = [&b"one "[..], b"", b"two ", b"three"].map(IoSlice::new);
+        assert_eq!(left.write_vectored(&bufs).await.unwrap(), 13);
+        let mut buf = [0; 13];
+        right.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"one two three");
+    });
+}
+
+#[test]
+fn an_empty_read_or_write_does_nothing() {
+    block_on(async {
+        let (mut left, mut right) = async_pair();
+        assert_eq!(left.write(&[]).await.unwrap(), 0);
+        assert_eq!(right.read(&mut []).await.unwrap(), 0);
+        left.get_ref().close().unwrap();
+        assert_eq!(left.read(&mut []).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn descriptors_travel_with_the_bytes() {
+    block_on(async {
+        let (mut left, mut right) = async_pair();
+        let (passed, witness) = Socket::pair().unwrap();
+        let fd = passed.descriptor().unwrap();
+        let mut sink = FdSink::new(4);
+        let mut buf = [0; 8];
+        let sending = async {
+            settle().await;
+            let bufs = [IoSlice::new(b"with fd")];
+            left.write_with(&bufs, WriteFlags::empty(), &[fd.as_fd()]).await.unwrap()
+        };
+        let receiving = async {
+            let mut bufs = [IoSliceMut::new(&mut buf)];
+            right.read_with(&mut bufs, ReadFlags::empty(), Some(&mut sink)).await.unwrap()
+        };
+        let (sent, received) = tokio::join!(sending, receiving);
+        assert_eq!((sent, received), (7, 7));
+        let received = sink.drain().next().unwrap();
+        std::fs::File::from(received).write_all(b"same").unwrap();
+        let mut same = [0; 4];
+        witness.read_exact(&mut same).unwrap();
+        assert_eq!(&same, b"same");
+        // A refusal comes at once, without a wait.
+        let nothing = left.write_with(&[], WriteFlags::empty(), &[fd.as_fd()]).await;
+        assert_eq!(nothing.unwrap_err().kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_peeked_byte_is_still_there() {
+    block_on(async {
+        let (mut left, mut right) = async_pair();
+        left.write_all(b"abc").await.unwrap();
+        let mut buf = [0; 2];
+        let mut bufs = [IoSliceMut::new(&mut buf)];
+        assert_eq!(right.read_with(&mut bufs, ReadFlags::PEEK, None).await.unwrap(), 2);
+        let mut all = [0; 3];
+        right.read_exact(&mut all).await.unwrap();
+        assert_eq!(&all, b"abc");
+    });
+}
+
+#[test]
+fn a_half_closed_channel_still_reads() {
+    block_on(async {
+        for (left, right) in [Socket::pair().unwrap(), tcp_pair()] {
+            let mut left = AsyncChannel::new(left).unwrap();
+            let mut right = AsyncChannel::new(right).unwrap();
+            left.write_all(b"request").await.unwrap();
+            left.shutdown().await.unwrap();
+            let mut request = String::new();
+            right.read_to_string(&mut request).await.unwrap();
+            right.write_all(b"reply").await.unwrap();
+            right.shutdown().await.unwrap();
+            let mut reply = String::new();
+            left.read_to_string(&mut reply).await.unwrap();
+            assert_eq!((&*request, &*reply), ("request", "reply"));
+            // The end is sticky.
+            assert_eq!(left.read(&mut [0; 1]).await.unwrap(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_write_that_was_given_up() {
+    block_on(async {
+        let (mut left, _right) = async_pair();
+        fill(left.get_ref());
+        let given_up = tokio::select! {
+            biased;
+            _ = left.write(b"more") => false,
+            () = settle() => true,
+        };
+        assert!(given_up);
+        left.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn ready_tells_the_truth_after_the_data_was_taken_behind_its_back() {
+    block_on(async {
+        let (mut left, mut right) = async_pair();
+        for _ in 0..3 {
+            left.write_all(b"x").await.unwrap();
+            assert!(right.ready(Interest::READ).await.unwrap().contains(Readiness::READ));
+            assert_eq!(right.get_ref().read(&mut [0; 1]).unwrap(), 1);
+            assert!(futures_poll(&mut pin!(right.ready(Interest::READ))).is_none());
+        }
+    });
+}
+
+fn exchange_on(runtime: &Runtime, left: Arc<dyn Channel>, right: Arc<dyn Channel>) {
+    runtime.block_on(bounded(async {
+        let data = Arc::new(pattern(1 << 20));
+        let mut tasks = Vec::new();
+        for channel in [left, right] {
+            let (mut reader, mut writer) = AsyncChannel::new(channel).unwrap().into_split();
+            let (sent, expected) = (Arc::clone(&data), Arc::clone(&data));
+            tasks.push(tokio::spawn(async move {
+                writer.write_all(&sent).await.unwrap();
+                writer.flush().await.unwrap();
+                writer.shutdown().await.unwrap();
+            }));
+            tasks.push(tokio::spawn(async move {
+                let mut got = Vec::new();
+                reader.read_to_end(&mut got).await.unwrap();
+                assert!(got == *expected, "{} bytes", got.len());
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }));
+}
+
+#[test]
+fn a_megabyte_goes_both_ways_on_both_runtimes() {
+    for runtime in [current_thread(), multi_thread()] {
+        let (left, right) = Socket::pair().unwrap();
+        exchange_on(&runtime, Arc::new(left), Arc::new(right));
+        let (left, right) = tcp_pair();
+        exchange_on(&runtime, Arc::new(left), Arc::new(right));
+        let (left, right) = Duplex::pair();
+        exchange_on(&runtime, Arc::new(left), Arc::new(right));
+        let (left, right) = Socket::pair().unwrap();
+        exchange_on(&runtime, Arc::new(Buffered::new(left)), Arc::new(Buffered::new(right)));
+        let ends = || {
+            let (input, output) = std::io::pipe().unwrap();
+            (OwnedFd::from(input), OwnedFd::from(output))
+        };
+        let ((in_a, out_b), (in_b, out_a)) = (ends(), ends());
+        let left = Pipe::from_fds(Some(in_a), Some(out_a)).unwrap();
+        let right = Pipe::from_fds(Some(in_b), Some(out_b)).unwrap();
+        exchange_on(&runtime, Arc::new(left), Arc::new(right));
+    }
+}
+
+#[test]
+fn halves_come_together_again_and_give_the_channel_back() {
+    block_on(async {
+        let (left, other) = async_pair();
+        let (reader, writer) = left.into_split();
+        let (other_reader, other_writer) = other.into_split();
+        let (reader, other_writer) = reader.reunite(other_writer).unwrap_err().into_halves();
+        let left = reader.reunite(writer).unwrap();
+        let other = other_reader.reunite(other_writer).unwrap();
+        left.into_inner().unwrap().write_all(b"x").unwrap();
+        assert_eq!(other.into_inner().unwrap().read(&mut [0; 2]).unwrap(), 1);
+    });
+}
+
+/// A regular file, and how many operations run in it.
+#[derive(Debug)]
+struct Disk {
+    base: Base,
+    file: Mutex<std::fs::File>,
+    threads: Mutex<Vec<std::thread::ThreadId>>,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let name = format!("/dev/shm/qio-adapters-{}-{:?}", std::process::id(), Instant::now());
+        let mut options = std::fs::File::options();
+        let file = options.read(true).write(true).create_new(true).open(&name).unwrap();
+        std::fs::remove_file(&name).unwrap();
+        let features = Features::DUPLEX | Features::STORAGE | Features::SEEK;
+        let base = Base::new("disk", features);
+        Self { base, file: Mutex::new(file), threads: Mutex::default() }
+    }
+
+    fn note(&self) {
+        self.threads.lock().unwrap().push(std::thread::current().id());
+    }
+}
+
+impl Channel for Disk {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> io::Result<usize> {
+        self.note();
+        self.file.lock().unwrap().read_vectored(op.bufs())
+    }
+
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> io::Result<usize> {
+        self.note();
+        self.file.lock().unwrap().write_vectored(op.bufs())
+    }
+
+    fn watch(&self, interest: Interest, _set: &mut PollSet) -> Readiness {
+        interest.into()
+    }
+
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn seek(&self, to: SeekFrom) -> io::Result<u64> {
+        self.file.lock().unwrap().seek(to)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_is_read_and_written_in_other_threads() {
+    block_on(async {
+        let data = pattern(300_000);
+        let mut disk = AsyncChannel::new(Disk::new()).unwrap();
+        disk.write_all(&data).await.unwrap();
+        disk.flush().await.unwrap();
+        disk.get_ref().seek(SeekFrom::Start(0)).unwrap();
+        let mut got = Vec::new();
+        // Given up again and again: what was read meanwhile is there for the next.
+        loop {
+            let mut buf = [0; 7001];
+            tokio::select! {
+                biased;
+                () = std::future::ready(()), if got.len() % 2 == 0 => {
+                    let _ = futures_poll(&mut pin!(disk.read(&mut buf)));
+                    tokio::task::yield_now().await;
+                }
+                n = disk.read(&mut buf) => match n.unwrap() {
+                    0 => break,
+                    n => got.extend(&buf[..n]),
+                }
+            }
+            // Every other read is one that is not given up.
+            let mut byte = [0; 1];
+            match disk.read(&mut byte).await.unwrap() {
+                0 => break,
+                _ => got.push(byte[0]),
+            }
+        }
+        assert_eq!(got.len(), data.len());
+        let disk = disk.into_inner().unwrap();
+        let here = std::thread::current().id();
+        assert!(!disk.threads.lock().unwrap().contains(&here));
+    });
+}
+
+#[test]
+fn a_cancelled_file_read_keeps_its_bytes() {
+    block_on(async {
+        let data = pattern(300_000);
+        let disk = Disk::new();
+        disk.write_all(&data).unwrap();
+        disk.seek(SeekFrom::Start(0)).unwrap();
+        let mut disk = AsyncChannel::new(disk).unwrap();
+        let mut got = Vec::new();
+        let mut given_up = 0;
+        let mut buf = vec![0; 7001];
+        loop {
+            match futures_poll(&mut pin!(disk.read(&mut buf))) {
+                Some(Ok(0)) => break,
+                Some(n) => got.extend(&buf[..n.unwrap()]),
+                None => {
+                    given_up += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        assert!(got == data);
+        assert!(given_up > 0);
+    });
+}
+
+#[test]
+fn a_write_after_a_cancelled_file_read_goes_where_the_reader_stood() {
+    block_on(async {
+        let disk = Disk::new();
+        disk.write_all(b"0123456789").unwrap();
+        disk.seek(SeekFrom::Start(0)).unwrap();
+        let mut disk = AsyncChannel::new(disk).unwrap();
+        let mut two = [0; 2];
+        disk.read_exact(&mut two).await.unwrap();
+        assert!(futures_poll(&mut pin!(disk.read(&mut [0; 4]))).is_none());
+        disk.write_all(b"ab").await.unwrap();
+        disk.flush().await.unwrap();
+        let disk = disk.into_inner().unwrap();
+        let mut all = [0; 10];
+        disk.file.lock().unwrap().rewind().unwrap();
+        disk.read_exact(&mut all).unwrap();
+        assert_eq!(&all, b"01ab456789");
+    });
+}
+
+/// A channel whose timer is all that ends a wait.
+#[derive(Debug)]
+struct Timed {
+    base: Base,
+    ripe: Instant,
+    driven: AtomicU32,
+}
+
+impl Channel for Timed {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn try_read(&self, _op: &mut ReadOp<'_, '_>) -> io::Result<usize> {
+        if self.driven.load(Ordering::Relaxed) > 0 {
+            Ok(0)
+        } else {
+            Err(ErrorKind::WouldBlock.into())
+        }
+    }
+
+    fn try_write(&self, _op: &mut WriteOp<'_, '_>) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        if self.driven.load(Ordering::Relaxed) > 0 {
+            return interest.into();
+        }
+        set.wake_at(self.ripe);
+        Readiness::empty()
+    }
+
+    fn drive(&self, now: Instant) -> io::Result<()> {
+        if now >= self.ripe {
+            self.driven.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_channel_is_driven_when_its_deadline_passes() {
+    block_on(async {
+        let ripe = Instant::now() + Duration::from_millis(20);
+        let base = Base::new("timed", Features::DUPLEX);
+        let mut channel =
+            AsyncChannel::new(Timed { base, ripe, driven: AtomicU32::new(0) }).unwrap();
+        let polls = AtomicU32::new(0);
+        let read = counted(&polls, channel.read(&mut [0; 1])).await.unwrap();
+        assert_eq!(read, 0);
+        assert!(Instant::now() >= ripe);
+        assert_eq!(channel.get_ref().driven.load(Ordering::Relaxed), 1);
+        assert!(polls.load(Ordering::Relaxed) <= 4, "{polls:?} polls");
+    });
+}
+
+#[test]
+fn a_waker_that_changed_between_two_polls_is_the_one_that_is_woken() {
+    struct Flag(oneshot::Sender<()>);
+    struct Once(Mutex<Option<Flag>>);
+    impl Wake for Once {
+        fn wake(self: Arc<Self>) {
+            if let Some(Flag(sender)) = self.0.lock().unwrap().take() {
+                let _ = sender.send(());
+            }
+        }
+    }
+    block_on(async {
+        let (mut left, mut right) = async_pair();
+        let mut buf = [0; 1];
+        let mut reading = Box::pin(right.read(&mut buf));
+        let waker = || {
+            let (sender, woken) = oneshot::channel();
+            (Arc::new(Once(Mutex::new(Some(Flag(sender))))).into(), woken)
+        };
+        let (first, mut first_woken) = waker();
+        let (second, second_woken) = waker();
+        for waker in [&first, &second] {
+            let mut cx = std::task::Context::from_waker(waker);
+            assert!(reading.as_mut().poll(&mut cx).is_pending());
+        }
+        left.write_all(b"x").await.unwrap();
+        second_woken.await.unwrap();
+        assert!(first_woken.try_recv().is_err());
+        assert_eq!(reading.await.unwrap(), 1);
+    });
+}

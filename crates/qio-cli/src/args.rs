@@ -1,0 +1,280 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::builder::TypedValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+use qio::Address;
+
+/// Connects any address to any address.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qio",
+    version,
+    about = "Connects any address to any address",
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Examples:
+  qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
+  qio connect tcp://db.example:5432 < request > reply
+  qio demo
+
+`qio help addresses` explains addresses, `qio COMMAND --help` a command with examples,
+`qio help exit-codes` what a status means."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Join two addresses; with listen: on the left, every client gets its own right side
+    #[command(after_help = "Examples:
+  A web server on a Unix socket becomes reachable on a TCP port:
+    qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
+  Every client of a Unix socket talks to a program of its own:
+    qio relay listen:unix:/run/sort.sock 'exec:sort -u'
+  One transfer, with a line about it at the end:
+    qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?create&truncate'
+
+Without -v or --json it is silent unless something goes wrong. SIGTERM or SIGINT stops
+accepting and lets connections end for --drain; a second signal ends at once. SIGUSR1 prints
+the live connections.")]
+    Relay(RelayArgs),
+
+    /// Join standard input and output to an address
+    #[command(after_help = "Examples:
+  Ask a server and print the whole answer:
+    printf 'GET / HTTP/1.0\\r\\n\\r\\n' | qio connect tcp://127.0.0.1:80
+  Send a file over a Unix socket, waiting for the server to come up:
+    qio connect --retry 5 unix:/run/upload.sock < file
+  Run a program behind pipes; its exit status becomes that of qio:
+    printf abc | qio connect \"exec:sh -c 'cat; echo done'\"")]
+    Connect(ConnectArgs),
+
+    /// Join standard input and output to the first client of an address
+    #[command(after_help = "Examples:
+  Receive a file:
+    qio listen tcp://127.0.0.1:7001 > file
+  Talk to whoever connects:
+    qio listen unix:/tmp/talk.sock
+  Receive from another machine, giving up after a minute without a client:
+    qio listen --accept-timeout 60 tcp://0.0.0.0:7001 > backup.tar")]
+    Listen(ListenArgs),
+
+    /// Show the main job: data through a chain of relays and back
+    #[command(after_help = "Examples:
+  qio demo
+  qio demo --size 1024
+  qio demo --size 16 --json")]
+    Demo(DemoArgs),
+
+    /// Explain a topic: addresses, exit-codes, or a command
+    #[command(after_help = "Examples:
+  qio help addresses
+  qio help addresses tcp
+  qio help relay")]
+    Help(HelpArgs),
+
+    /// Print shell completions
+    #[command(after_help = "Examples:
+  qio completions bash > /etc/bash_completion.d/qio
+  qio completions zsh > ~/.zfunc/_qio
+  qio completions fish > ~/.config/fish/completions/qio.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the manual page (roff)
+    #[command(after_help = "Examples:
+  qio man | man -l -
+  qio man > /usr/local/share/man/man1/qio.1
+  qio man | gzip > qio.1.gz")]
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// One side; listen:ADDRESS accepts clients
+    #[arg(value_parser = AddressParser)]
+    pub(crate) left: Address,
+    /// The other side, opened for each client
+    #[arg(value_parser = AddressParser)]
+    pub(crate) right: Address,
+    /// Serve one client, then end with its outcome
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Serve at most N clients at a time; further ones wait in the backlog
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: u32,
+    /// Use N threads, each with an event loop of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// After SIGTERM or SIGINT, let connections end for TIME
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+    #[command(flatten)]
+    pub(crate) opening: OpeningArgs,
+    #[command(flatten)]
+    pub(crate) joining: JoiningArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Where to connect
+    #[arg(value_parser = AddressParser)]
+    pub(crate) address: Address,
+    #[command(flatten)]
+    pub(crate) opening: OpeningArgs,
+    #[command(flatten)]
+    pub(crate) joining: JoiningArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Where to listen; the prefix listen: may be left out
+    #[arg(value_parser = ListenAddressParser)]
+    pub(crate) address: Address,
+    /// Give up when no client came for TIME
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) accept_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) joining: JoiningArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How much data goes each way, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) size: u32,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HelpArgs {
+    /// addresses, exit-codes, or a command
+    pub(crate) topic: Option<String>,
+    /// With addresses: one scheme
+    pub(crate) detail: Option<String>,
+}
+
+/// How an address is opened.
+#[derive(Debug, Args)]
+pub(crate) struct OpeningArgs {
+    /// Give up connecting after TIME
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) connect_timeout: Duration,
+    /// Try again up to N times, after 0.1 s and then twice as long each time, up to 5 s
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) retry: u32,
+}
+
+/// How two channels are joined.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct JoiningArgs {
+    /// End a connection when nothing moved for TIME [default: never]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// How long one direction may be silent after the other has ended: TIME, or forever
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = limit)]
+    pub(crate) half_close: Limit,
+    /// Send on file descriptors that arrive on Unix sockets
+    #[arg(long)]
+    pub(crate) pass_fds: bool,
+    /// Never move data with splice(2)
+    #[arg(long)]
+    pub(crate) no_splice: bool,
+}
+
+/// What is said on standard error.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Say a line about each connection on standard error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Say the same as JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show no progress line on a terminal
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// A time that may be endless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<Duration>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    if text == "forever" { Ok(Limit(None)) } else { duration(text).map(|time| Limit(Some(time))) }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    qio::net::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Parses an address, which may hold bytes that are no UTF-8.
+#[derive(Clone)]
+struct AddressParser;
+
+impl TypedValueParser for AddressParser {
+    type Value = Address;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Address, clap::Error> {
+        Address::parse_os(value).map_err(|error| usage(command, &error))
+    }
+}
+
+/// The same for a command that listens, whatever the text says.
+#[derive(Clone)]
+struct ListenAddressParser;
+
+impl TypedValueParser for ListenAddressParser {
+    type Value = Address;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Address, clap::Error> {
+        if value.as_encoded_bytes().starts_with(b"listen:") {
+            return AddressParser.parse_ref(command, arg, value);
+        }
+        let mut text = OsString::from("listen:");
+        text.push(value);
+        AddressParser.parse_ref(command, arg, &text)
+    }
+}
+
+/// A bad address: one line, status 2.
+fn usage(command: &clap::Command, error: &qio::Error) -> clap::Error {
+    let mut usage = clap::Error::new(ErrorKind::ValueValidation).with_cmd(command);
+    let report = error.report().to_string();
+    usage.insert(ContextKind::Custom, ContextValue::String(report));
+    usage
+}
+
+/// The line of a bad address, if that is what the command line failed for.
+pub(crate) fn address_error(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::Custom) {
+        Some(ContextValue::String(report)) => Some(report),
+        _ => None,
+    }
+}

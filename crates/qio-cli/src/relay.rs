@@ -1,0 +1,303 @@
+//! `qio relay`: joins two addresses.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qio::net::{Accepted, Inherited, ListenOptions, Listener};
+use qio::relay::RelayOptions;
+use qio::{Address, Channel, ChannelExt};
+use qio_adapters::tokio as adapter;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
+use tokio::task::JoinHandle;
+
+use crate::accept::{AcceptLoop, Interruption};
+use crate::args::RelayArgs;
+use crate::exit::Failure;
+use crate::report::Report;
+use crate::session::{CutFlag, Opener, child_status, join, outcome, relay_options};
+use crate::stop::{Signals, Wish};
+use crate::workers::Workers;
+
+/// How long a child may take to end by itself after its pipes are closed, where its status counts.
+pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long connections that were cut get to say so.
+const CUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait at the limit of open files.
+const LIMIT_PAUSE: Duration = Duration::from_millis(200);
+
+pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
+    let report = Report::new(args.output, true);
+    let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
+    let (cut, cut_flag) = flag::channel(false);
+    let listener = match args.left.is_listening() {
+        true => Some(listen(&args.left, &inherited, &report)?),
+        false => None,
+    };
+    let relay = Arc::new(Relay {
+        right: RightSide::open(&args, &inherited, &report)?,
+        options: relay_options(&args.joining),
+        report: Arc::clone(&report),
+        cut: cut_flag,
+    });
+    let mut stopper = Stopper { signals, report: Arc::clone(&report), cut, drain: args.drain };
+    let work = async {
+        match listener {
+            Some(listener) => serve(listener, &args, &relay, &mut stopper).await,
+            None => join_once(&args, &relay, inherited, &mut stopper).await,
+        }
+    };
+    let result = tokio::select! {
+        result = work => result,
+        never = keep_progress(&report) => match never {},
+    };
+    report.finish();
+    result
+}
+
+/// Opens an address to listen on, and says so.
+pub(crate) fn listen(
+    address: &Address,
+    inherited: &Inherited,
+    report: &Report,
+) -> Result<Listener, Failure> {
+    let options = ListenOptions::new().inherited(inherited.clone());
+    let listener = qio::net::listen(address, &options)?;
+    for local in listener.local_addresses() {
+        let surprising = address.port() == Some(0);
+        report.listening(&local.to_string(), surprising);
+    }
+    Ok(listener)
+}
+
+/// What serves each connection.
+#[derive(Debug)]
+struct Relay {
+    right: RightSide,
+    options: RelayOptions,
+    report: Arc<Report>,
+    cut: CutFlag,
+}
+
+/// Where the second channel of a connection comes from.
+#[derive(Debug)]
+enum RightSide {
+    Connect { address: Address, opener: Opener },
+    Accept { listener: Listener },
+}
+
+impl RightSide {
+    fn open(args: &RelayArgs, inherited: &Inherited, report: &Report) -> Result<Self, Failure> {
+        if args.right.is_listening() {
+            return Ok(Self::Accept { listener: listen(&args.right, inherited, report)? });
+        }
+        let opener = Opener::new(&args.opening, inherited.clone());
+        Ok(Self::Connect { address: args.right.clone(), opener })
+    }
+
+    async fn channel(&self) -> Result<Arc<dyn Channel>, Failure> {
+        match self {
+            Self::Connect { address, opener } => opener.open(address).await,
+            Self::Accept { listener } => {
+                let accepted = adapter::run(listener.accepting()).await.and_then(|result| result);
+                Ok(accepted.map_err(|error| Failure::io("accept", &error))?.channel)
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Connect { address, .. } => address.to_string(),
+            Self::Accept { listener } => {
+                listener.local_addresses().first().map(Address::to_string).unwrap_or_default()
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// Serves one connection from its left channel to its end.
+    async fn connection(
+        self: Arc<Self>,
+        left: Arc<dyn Channel>,
+        peer: String,
+    ) -> Result<(), Failure> {
+        let connection = self.report.begin(peer, self.right.name());
+        let right = match self.right.channel().await {
+            Ok(right) => right,
+            Err(failure) => {
+                let _ = left.close();
+                connection.failed(&failure);
+                return Err(failure);
+            }
+        };
+        let options = self.options.clone();
+        let ends = [Arc::clone(&left), Arc::clone(&right)];
+        match join(left, right, options, &connection, self.cut.clone()).await {
+            Ok(record) => {
+                let what = format!("{} -> {}", ends[0].name(), ends[1].name());
+                connection.ended(&record);
+                outcome(&record, &what)?;
+            }
+            Err(error) => {
+                let failure = Failure::io("relay", &error);
+                connection.failed(&failure);
+                return Err(failure);
+            }
+        }
+        // A child that still works on what it got is not ended before its time.
+        for end in ends {
+            child_status(&*end, CHILD_PATIENCE).await;
+        }
+        Ok(())
+    }
+}
+
+/// Joins two channels that are both connected to.
+async fn join_once(
+    args: &RelayArgs,
+    relay: &Arc<Relay>,
+    inherited: Inherited,
+    stopper: &mut Stopper,
+) -> Result<(), Failure> {
+    let opener = Opener::new(&args.opening, inherited);
+    let left = tokio::select! {
+        left = opener.open(&args.left) => left?,
+        number = stopper.requested() => return Err(Failure::signal(number)),
+    };
+    let job = tokio::spawn(Arc::clone(relay).connection(left, args.left.to_string()));
+    stopper.until(finished(job), false).await
+}
+
+/// Accepts clients until told to stop (or one, with --once).
+async fn serve(
+    listener: Listener,
+    args: &RelayArgs,
+    relay: &Arc<Relay>,
+    stopper: &mut Stopper,
+) -> Result<(), Failure> {
+    let workers = Workers::start(args.threads).map_err(|error| Failure::io("threads", &error))?;
+    let limit = if args.once { 1 } else { args.max_connections };
+    let slots = Arc::new(Semaphore::new(limit as usize));
+    let mut only = None;
+    let start = |client: Accepted, slot: OwnedSemaphorePermit| {
+        let connection = Arc::clone(relay).connection(client.channel, client.peer);
+        let job = workers.next().spawn(async move {
+            let result = connection.await;
+            drop(slot);
+            result
+        });
+        only = Some(job);
+    };
+    let mut accepting = AcceptLoop::new(&listener, &slots, args.once, start);
+    loop {
+        let interruption = tokio::select! {
+            result = adapter::run(&mut accepting) => {
+                result.map_err(|error| Failure::io("accept", &error))?
+            }
+            _ = stopper.requested() => Interruption::Enough,
+        };
+        match interruption {
+            Interruption::Enough => break,
+            Interruption::NoSlot => {
+                tokio::select! {
+                    slot = slots.acquire() => drop(slot),
+                    _ = stopper.requested() => break,
+                }
+            }
+            Interruption::Limit(error) => {
+                relay.report.at_limit(&error);
+                tokio::select! {
+                    () = tokio::time::sleep(LIMIT_PAUSE) => {}
+                    _ = stopper.requested() => break,
+                }
+            }
+            Interruption::Broken(error) => return Err(Failure::io("accept", &error)),
+        }
+    }
+    // From here on clients are refused, and a socket file is gone.
+    let _ = listener.close();
+    match only {
+        Some(job) if args.once => stopper.until(finished(job), false).await,
+        _ => {
+            let all_ended = async {
+                let _ = slots.acquire_many(limit).await;
+                Ok(())
+            };
+            stopper.until(all_ended, true).await
+        }
+    }
+}
+
+async fn finished(job: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
+    match job.await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::io("connection", &io::Error::other(error))),
+    }
+}
+
+/// Turns signals into an orderly end.
+#[derive(Debug)]
+struct Stopper {
+    signals: Signals,
+    report: Arc<Report>,
+    cut: flag::Sender<bool>,
+    drain: Duration,
+}
+
+impl Stopper {
+    /// Waits for a signal that asks to stop; answers the others.
+    async fn requested(&mut self) -> i32 {
+        loop {
+            match self.signals.next().await {
+                Wish::Stop(number) => return number,
+                Wish::Show => self.report.table(),
+            }
+        }
+    }
+
+    /// Lets `work` end by itself; once stopped, for the drain time, and then by force.
+    async fn until(
+        &mut self,
+        work: impl Future<Output = Result<(), Failure>>,
+        stopping: bool,
+    ) -> Result<(), Failure> {
+        tokio::pin!(work);
+        if !stopping {
+            tokio::select! {
+                result = &mut work => return result,
+                _ = self.requested() => {}
+            }
+        }
+        let drained = tokio::time::sleep(self.drain);
+        tokio::select! {
+            result = &mut work => return result,
+            number = self.requested() => return Err(Failure::signal(number)),
+            () = drained => {}
+        }
+        let live = self.report.live_count();
+        self.report.note(&format!("{live} connections cut after {:?} of draining", self.drain));
+        // Without receivers there is nothing left to cut.
+        let _ = self.cut.send(true);
+        tokio::select! {
+            result = work => result,
+            number = self.requested() => Err(Failure::signal(number)),
+            () = tokio::time::sleep(CUT_PATIENCE) => Ok(()),
+        }
+    }
+}
+
+/// Draws the progress line for as long as it is polled.
+pub(crate) async fn keep_progress(report: &Report) -> std::convert::Infallible {
+    let mut moved = 0;
+    loop {
+        if report.has_progress() {
+            moved = report.refresh(moved);
+            tokio::time::sleep(Report::REFRESH).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+}

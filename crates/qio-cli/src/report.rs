@@ -1,0 +1,371 @@
+//! What the program says about connections.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use qio::error::plain;
+use qio::relay::{End, Progress, Record, Side};
+use serde::Serialize;
+
+use crate::args::OutputArgs;
+use crate::exit::Failure;
+
+/// Says what happens: lines or JSON on standard error, and a progress line on a terminal.
+///
+/// Standard output belongs to the data.
+#[derive(Debug)]
+pub(crate) struct Report {
+    output: OutputArgs,
+    bar: ProgressBar,
+    live: Mutex<BTreeMap<u64, Live>>,
+    next: AtomicU64,
+    served: AtomicU64,
+    moved: AtomicU64,
+    started: Instant,
+    limit_said: Mutex<Option<Instant>>,
+}
+
+/// How often the limit of open files is mentioned.
+const LIMIT_PERIOD: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Live {
+    peer: String,
+    target: String,
+    started: Instant,
+    progress: Option<Arc<Progress>>,
+}
+
+/// A connection that is being served, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    report: Arc<Report>,
+    id: u64,
+    peer: String,
+    target: String,
+    started: Instant,
+}
+
+/// One JSON line.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event<'a> {
+    Listening {
+        address: &'a str,
+    },
+    Connection {
+        id: u64,
+        peer: &'a str,
+        target: &'a str,
+        /// Bytes from the peer to the target.
+        sent: u64,
+        /// Bytes from the target to the peer.
+        received: u64,
+        spliced: u64,
+        lost: u64,
+        fds_passed: u64,
+        fds_dropped: u64,
+        duration_s: f64,
+        first_byte_s: Option<f64>,
+        end: &'a str,
+        ended_by: Option<&'a str>,
+        error: Option<String>,
+    },
+    Failed {
+        id: u64,
+        peer: &'a str,
+        target: &'a str,
+        duration_s: f64,
+        error: &'a str,
+    },
+    Note {
+        message: &'a str,
+    },
+    Live {
+        id: u64,
+        peer: &'a str,
+        target: &'a str,
+        sent: u64,
+        received: u64,
+        age_s: f64,
+    },
+}
+
+impl Report {
+    /// Starts reporting; `with_progress` when a progress line would not disturb the data.
+    pub(crate) fn new(output: OutputArgs, with_progress: bool) -> Arc<Self> {
+        let wanted = with_progress && !output.quiet && !output.json;
+        let bar = if wanted && std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(4));
+            bar.set_style(
+                ProgressStyle::with_template("{msg}").unwrap_or(ProgressStyle::default_bar()),
+            );
+            bar
+        } else {
+            ProgressBar::hidden()
+        };
+        Arc::new(Self {
+            output,
+            bar,
+            live: Mutex::default(),
+            next: AtomicU64::new(1),
+            served: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            started: Instant::now(),
+            limit_said: Mutex::new(None),
+        })
+    }
+
+    /// Whether the progress line is shown and wants to be [refreshed](Report::refresh).
+    pub(crate) fn has_progress(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
+    /// How often to refresh the progress line.
+    pub(crate) const REFRESH: Duration = Duration::from_millis(500);
+
+    /// Draws the progress line anew; `before` is what the last call returned.
+    pub(crate) fn refresh(&self, before: u64) -> u64 {
+        let live = self.live();
+        let running: u64 = live.values().map(|live| sum(live.progress.as_deref())).sum();
+        let total = self.moved.load(Ordering::Relaxed) + running;
+        let rate = total.saturating_sub(before) as f64 / Self::REFRESH.as_secs_f64();
+        self.bar.set_message(format!(
+            "{} live, {} served, {} moved, {}/s, {:.0?}",
+            live.len(),
+            self.served.load(Ordering::Relaxed),
+            HumanBytes(total),
+            HumanBytes(rate as u64),
+            Duration::from_secs(self.started.elapsed().as_secs()),
+        ));
+        self.bar.tick();
+        total
+    }
+
+    /// An address is ready for clients. Said when asked to be verbose, and when nobody could know
+    /// the port otherwise.
+    pub(crate) fn listening(&self, address: &str, surprising: bool) {
+        if self.output.json {
+            self.json(&Event::Listening { address });
+        } else if self.output.verbose || surprising {
+            self.line(&format!("listening on {address}"));
+        }
+    }
+
+    /// Something that an administrator should know, whatever the verbosity.
+    pub(crate) fn note(&self, message: &str) {
+        if self.output.json {
+            self.json(&Event::Note { message });
+        } else {
+            self.line(message);
+        }
+    }
+
+    /// No descriptor could be had for a client; said once a period.
+    pub(crate) fn at_limit(&self, error: &std::io::Error) {
+        let mut last = self.limit_said.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= LIMIT_PERIOD) {
+            *last = Some(Instant::now());
+            let live = self.live_count();
+            self.note(&format!("accept: {} ({live} live connections, clients wait)", plain(error)));
+        }
+    }
+
+    /// How many connections are live.
+    pub(crate) fn live_count(&self) -> usize {
+        self.live().len()
+    }
+
+    /// A connection begins.
+    pub(crate) fn begin(self: &Arc<Self>, peer: String, target: String) -> Connection {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let started = Instant::now();
+        let live = Live { peer: peer.clone(), target: target.clone(), started, progress: None };
+        self.live().insert(id, live);
+        Connection { report: Arc::clone(self), id, peer, target, started }
+    }
+
+    /// Prints the live connections.
+    pub(crate) fn table(&self) {
+        let live = self.live();
+        if self.output.json {
+            for (&id, live) in &*live {
+                let (sent, received) = counts(live.progress.as_deref());
+                let age_s = live.started.elapsed().as_secs_f64();
+                let (peer, target) = (live.peer.as_str(), live.target.as_str());
+                self.json(&Event::Live { id, peer, target, sent, received, age_s });
+            }
+            return;
+        }
+        let mut text = format!("{} live connections", live.len());
+        for (id, live) in &*live {
+            let (sent, received) = counts(live.progress.as_deref());
+            let age = live.started.elapsed().as_secs();
+            let (sent, received) = (HumanBytes(sent), HumanBytes(received));
+            let _ = write!(
+                text,
+                "\n  #{id} {} -> {}: {sent} sent, {received} received, {age} s",
+                live.peer, live.target
+            );
+        }
+        self.line(&text);
+    }
+
+    /// Takes the progress line away.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn line(&self, text: &str) {
+        self.bar.suspend(|| say(text));
+    }
+
+    fn json(&self, event: &Event<'_>) {
+        if let Ok(mut line) = serde_json::to_string(event) {
+            line.push('\n');
+            // One write a line, so that lines of several threads do not mix.
+            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        }
+    }
+}
+
+/// Prints one line on standard error; a closed one is no reason to fail.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("qio: {text}\n").as_bytes());
+}
+
+impl Connection {
+    /// Makes the counters visible in the progress line and the table.
+    pub(crate) fn show(&self, progress: Arc<Progress>) {
+        if let Some(live) = self.report.live().get_mut(&self.id) {
+            live.progress = Some(progress);
+        }
+    }
+
+    /// The connection ended with a record.
+    pub(crate) fn ended(&self, record: &Record) {
+        let report = &self.report;
+        report.live().remove(&self.id);
+        report.served.fetch_add(1, Ordering::Relaxed);
+        let bytes = record.left_to_right.bytes + record.right_to_left.bytes;
+        report.moved.fetch_add(bytes, Ordering::Relaxed);
+        if report.output.json {
+            report.json(&self.event(record));
+        } else if report.output.verbose {
+            report.line(&self.text(record));
+        } else if record.lost() > 0 {
+            // A loss is never silent.
+            report.line(&self.text(record));
+        }
+    }
+
+    /// The other side could not be had.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        let error = failure.message().unwrap_or("failed");
+        let report = &self.report;
+        if report.output.json {
+            report.json(&Event::Failed {
+                id: self.id,
+                peer: &self.peer,
+                target: &self.target,
+                duration_s: self.started.elapsed().as_secs_f64(),
+                error,
+            });
+        } else {
+            report.line(&format!("{}: {error}", self.peer));
+        }
+    }
+
+    fn text(&self, record: &Record) -> String {
+        let (there, back) = (&record.left_to_right, &record.right_to_left);
+        let mut text = format!(
+            "{} -> {}: {} sent, {} received, {:.3} s, {}",
+            self.peer,
+            self.target,
+            HumanBytes(there.bytes),
+            HumanBytes(back.bytes),
+            record.duration.as_secs_f64(),
+            ending(record),
+        );
+        let mut part = |what: &str, count: u64| {
+            if count > 0 {
+                let _ = write!(text, ", {count} {what}");
+            }
+        };
+        part("bytes spliced", there.spliced + back.spliced);
+        part("bytes LOST", record.lost());
+        part("descriptors passed", there.fds_passed + back.fds_passed);
+        part("descriptors dropped", there.fds_dropped + back.fds_dropped);
+        text
+    }
+
+    fn event(&self, record: &Record) -> Event<'_> {
+        let (there, back) = (&record.left_to_right, &record.right_to_left);
+        let first_byte = [there.first_byte, back.first_byte].into_iter().flatten().min();
+        Event::Connection {
+            id: self.id,
+            peer: &self.peer,
+            target: &self.target,
+            sent: there.bytes,
+            received: back.bytes,
+            spliced: there.spliced + back.spliced,
+            lost: record.lost(),
+            fds_passed: there.fds_passed + back.fds_passed,
+            fds_dropped: there.fds_dropped + back.fds_dropped,
+            duration_s: record.duration.as_secs_f64(),
+            first_byte_s: first_byte.map(|time| time.as_secs_f64()),
+            end: match record.end {
+                End::Finished if record.error().is_some() => "failed",
+                End::Finished => "finished",
+                End::Idle => "idle",
+                End::HalfClosed => "half-closed",
+                _ => "cut",
+            },
+            ended_by: record.ended_by.map(|side| match side {
+                Side::Left => "peer",
+                Side::Right => "target",
+            }),
+            error: record.error().map(|error| plain(error)),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.report.live().remove(&self.id);
+    }
+}
+
+/// Why a relay ended, in words.
+pub(crate) fn ending(record: &Record) -> String {
+    let who = match record.ended_by {
+        Some(Side::Left) => "peer",
+        Some(Side::Right) => "target",
+        None => "qio",
+    };
+    match (record.end, record.error()) {
+        (End::Finished, Some(error)) => format!("failed at the {who}: {}", plain(error)),
+        (End::Finished, None) => format!("ended by the {who}"),
+        (End::Idle, _) => "cut at the idle timeout".to_owned(),
+        (End::HalfClosed, _) => format!("ended by the {who}, cut at the half-close limit"),
+        _ => "cut".to_owned(),
+    }
+}
+
+fn counts(progress: Option<&Progress>) -> (u64, u64) {
+    progress.map_or((0, 0), |progress| (progress.left_to_right(), progress.right_to_left()))
+}
+
+fn sum(progress: Option<&Progress>) -> u64 {
+    let (there, back) = counts(progress);
+    there + back
+}

@@ -1,0 +1,144 @@
+//! `qio connect` and `qio listen`: standard input and output, joined to an address.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use qio::net::Inherited;
+use qio::relay::{RelayOptions, Side};
+use qio::transport::Pipe;
+use qio::{Channel, ChannelExt};
+use qio_adapters::tokio as adapter;
+use rustix::termios::{isatty, tcgetpgrp};
+use tokio::sync::watch as flag;
+
+use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
+use crate::exit::Failure;
+use crate::relay::{CHILD_PATIENCE, keep_progress, listen};
+use crate::report::Report;
+use crate::session::{Opener, child_status, join, outcome, relay_options};
+use crate::stop::{Signals, Wish};
+
+pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
+    let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
+    let terminal = Terminal::take(&inherited)?;
+    let report = terminal.report(args.output);
+    let opener = Opener::new(&args.opening, inherited);
+    let channel = tokio::select! {
+        channel = opener.open(&args.address) => channel?,
+        number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
+    };
+    let target = args.address.to_string();
+    let joined =
+        terminal.join(Arc::clone(&channel), &target, &args.joining, &report, &mut signals).await;
+    // A child says itself whether it did its work.
+    let status = child_status(&*channel, CHILD_PATIENCE).await;
+    match (joined, status.and_then(Failure::of_child)) {
+        (_, Some(failure)) => Err(failure),
+        (joined, None) => joined,
+    }
+}
+
+pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Result<(), Failure> {
+    let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
+    let terminal = Terminal::take(&inherited)?;
+    let report = terminal.report(args.output);
+    let listener = listen(&args.address, &inherited, &report)?;
+    let patience = async {
+        match args.accept_timeout {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let client = tokio::select! {
+        client = adapter::run(listener.accepting()) => client.and_then(|client| client),
+        number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
+        () = patience => {
+            return Err(Failure::timeout(format!("{}: no client came", args.address)));
+        }
+    };
+    let client = client.map_err(|error| Failure::io("accept", &error))?;
+    let _ = listener.close();
+    terminal.join(client.channel, &client.peer, &args.joining, &report, &mut signals).await
+}
+
+/// Standard input and output as a channel.
+#[derive(Debug)]
+struct Terminal {
+    channel: Pipe,
+    /// Somebody sits in front of it and types.
+    interactive: bool,
+    /// Standard input or output is a terminal, where a progress line would disturb.
+    visible: bool,
+}
+
+impl Terminal {
+    fn take(inherited: &Inherited) -> Result<Self, Failure> {
+        let mut table = inherited.lock();
+        let (input, output) = (table.take(0), table.take(1));
+        drop(table);
+        let input_tty = input.as_ref().is_some_and(isatty);
+        let output_tty = output.as_ref().is_some_and(isatty);
+        // A program in the background that reads from its terminal is stopped by SIGTTIN.
+        let input = input.filter(|fd| !input_tty || in_foreground(fd));
+        let interactive = input_tty && input.is_some();
+        let channel = Pipe::from_shared_fds(input, output)
+            .map_err(|error| Failure::io("standard input and output", &error))?;
+        channel.set_name("-");
+        Ok(Self { channel, interactive, visible: input_tty || output_tty })
+    }
+
+    fn report(&self, output: OutputArgs) -> Arc<Report> {
+        Report::new(output, !self.visible)
+    }
+
+    /// Joins the terminal, on the left, to `channel`.
+    async fn join(
+        self,
+        channel: Arc<dyn Channel>,
+        target: &str,
+        args: &JoiningArgs,
+        report: &Arc<Report>,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        let mut options: RelayOptions = relay_options(args);
+        if self.interactive {
+            // Nobody wants to type into a connection that has ended.
+            options = options.ends_with(Some(Side::Right));
+        }
+        let connection = report.begin("-".to_owned(), target.to_owned());
+        let (cut, cut_flag) = flag::channel(false);
+        let joined = join(Arc::new(self.channel), channel, options, &connection, cut_flag);
+        tokio::pin!(joined);
+        let record = tokio::select! {
+            record = &mut joined => record,
+            number = stop(signals, report) => {
+                let _ = cut.send(true);
+                let _ = joined.await;
+                return Err(Failure::signal(number));
+            }
+            never = keep_progress(report) => match never {},
+        };
+        report.finish();
+        match record {
+            Ok(record) => {
+                let result = outcome(&record, target);
+                connection.ended(&record);
+                result
+            }
+            Err(error) => Err(Failure::io(target, &error)),
+        }
+    }
+}
+
+fn in_foreground(terminal: &OwnedFd) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+async fn stop(signals: &mut Signals, report: &Report) -> i32 {
+    loop {
+        match signals.next().await {
+            Wish::Stop(number) => return number,
+            Wish::Show => report.table(),
+        }
+    }
+}

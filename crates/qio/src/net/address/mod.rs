@@ -1,0 +1,448 @@
+//! Addresses: what to connect to or listen on, as a text and as a value.
+
+mod escape;
+mod form;
+mod parse;
+mod refusal;
+mod value;
+
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub(crate) use form::Form;
+pub(crate) use refusal::{Refusal, suggestion};
+pub(crate) use value::parse_count;
+pub use value::{BadValue, Value, parse_duration};
+
+use self::escape::encode;
+use super::layer::Layer;
+use super::scheme::{Applies, OptionInfo, SCHEMES, Scheme, exec, fd, file, null, pipe, stdio};
+use super::scheme::{echo, tcp, unix};
+use crate::error::{Error, Result};
+
+/// What to connect to or listen on.
+///
+/// As a text: `[listen:][layer+…]transport:target[?key=value&…]`, where `//` may follow the
+/// colon. [`schemes`](super::schemes) lists the transports with their options. The first `?` that
+/// is neither escaped nor (in `exec:`) quoted starts the options; `%XX` is a byte in targets and
+/// values, which need not be UTF-8. `Display` writes the text that parses to the same address.
+///
+/// | Text | What it is |
+/// |---|---|
+/// | `tcp://db.example:5432` | a TCP connection |
+/// | `listen:tcp://[::]:7001?backlog=16` | a TCP listener on all interfaces |
+/// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
+/// | `exec:grep -n "a?b"` | a program, started without a shell |
+/// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
+/// | `fd:3`, `-` | an inherited descriptor, the standard streams |
+/// | `null:`, `echo:` | nothing, and everything that was written |
+///
+/// ```
+/// use qio::net::Address;
+///
+/// # fn main() -> qio::Result<()> {
+/// let address: Address = "listen:tcp://127.0.0.1:7001?nodelay=off".parse()?;
+/// assert!(address.is_listening());
+/// let same = Address::tcp("127.0.0.1", 7001).listening().with_option("nodelay", "off")?;
+/// assert_eq!(address, same);
+/// assert_eq!(same.to_string(), "listen:tcp://127.0.0.1:7001?nodelay=off");
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "SocketAddress")]
+#[derive(Clone)]
+pub struct Address {
+    role: Role,
+    /// Outermost first.
+    layers: Vec<&'static Layer>,
+    scheme: &'static Scheme,
+    /// The decoded words of the target, see [`Form`].
+    target: Vec<Vec<u8>>,
+    settings: Vec<Setting>,
+}
+
+/// What is done with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Connect,
+    Listen,
+}
+
+/// An option that was given.
+#[derive(Clone)]
+struct Setting {
+    /// The layer it is for, or the number of layers: the transport.
+    part: usize,
+    option: &'static OptionInfo,
+    /// `None` is the bare key.
+    value: Option<Vec<u8>>,
+}
+
+/// Making addresses.
+///
+/// What is wrong with a host or a path shows when the address is used, as it does in a text.
+impl Address {
+    /// Reads an address that need not be UTF-8: a command-line argument with a path in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Class::Usage`](crate::error::Class::Usage), with what is wrong and what would be right.
+    pub fn parse_os(text: &OsStr) -> Result<Self> {
+        parse::parse(text.as_bytes())
+            .map_err(|refusal| refusal.of("parse", &text.to_string_lossy()))
+    }
+
+    /// A TCP port of a host: a name, or a numeric address (an IPv6 one without brackets).
+    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
+        Self::new(&tcp::SCHEME, vec![host.into().into_bytes(), port.to_string().into_bytes()])
+    }
+
+    /// A Unix socket in the file system.
+    pub fn unix(path: impl AsRef<Path>) -> Self {
+        Self::new(&unix::SCHEME, vec![path_bytes(path)])
+    }
+
+    /// A Unix socket by its abstract name, which is not in the file system.
+    pub fn unix_abstract(name: impl Into<Vec<u8>>) -> Self {
+        Self::new(&unix::SCHEME, vec![b"@".to_vec(), name.into()])
+    }
+
+    /// A program and its arguments.
+    pub fn exec(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self::new(&exec::SCHEME, argv.into_iter().map(|word| word.into().into_vec()).collect())
+    }
+
+    /// A file.
+    pub fn file(path: impl AsRef<Path>) -> Self {
+        Self::new(&file::SCHEME, vec![path_bytes(path)])
+    }
+
+    /// A FIFO.
+    pub fn pipe(path: impl AsRef<Path>) -> Self {
+        Self::new(&pipe::SCHEME, vec![path_bytes(path)])
+    }
+
+    /// An inherited descriptor.
+    pub fn fd(number: u32) -> Self {
+        Self::new(&fd::SCHEME, vec![number.to_string().into_bytes()])
+    }
+
+    /// This program's standard input and output.
+    pub fn stdio() -> Self {
+        Self::new(&stdio::SCHEME, Vec::new())
+    }
+
+    /// What reads as empty and swallows everything.
+    pub fn null() -> Self {
+        Self::new(&null::SCHEME, Vec::new())
+    }
+
+    /// What reads back everything that was written.
+    pub fn echo() -> Self {
+        Self::new(&echo::SCHEME, Vec::new())
+    }
+
+    fn new(scheme: &'static Scheme, target: Vec<Vec<u8>>) -> Self {
+        Self { role: Role::Connect, layers: Vec::new(), scheme, target, settings: Vec::new() }
+    }
+
+    /// The same address, to listen on.
+    #[must_use]
+    pub fn listening(mut self) -> Self {
+        self.role = Role::Listen;
+        self
+    }
+
+    /// The same address with an option; an option that can be given once is replaced.
+    ///
+    /// Whether the option fits the role and the others is checked when the address is used.
+    ///
+    /// # Errors
+    ///
+    /// [`Class::Usage`](crate::error::Class::Usage) for a key that does not exist, with those that
+    /// do, and for a value of the wrong kind.
+    pub fn with_option(mut self, key: &str, value: impl AsRef<OsStr>) -> Result<Self> {
+        let value = value.as_ref().as_bytes().to_vec();
+        match self.setting(key, Some(value)) {
+            Ok(setting) => {
+                if !setting.option.repeatable {
+                    self.settings.retain(|other| !other.is_same_option(&setting));
+                }
+                self.settings.push(setting);
+                Ok(self)
+            }
+            Err(refusal) => Err(refusal.of("set an option of", &self.to_string())),
+        }
+    }
+}
+
+/// Looking at addresses.
+impl Address {
+    /// Whether it is an address to listen on.
+    pub fn is_listening(&self) -> bool {
+        self.role == Role::Listen
+    }
+
+    /// The transport.
+    pub fn scheme(&self) -> &'static Scheme {
+        self.scheme
+    }
+
+    /// The TCP port, if the address has one.
+    pub fn port(&self) -> Option<u16> {
+        match (self.scheme.name == tcp::SCHEME.name, self.target.get(1)) {
+            (true, Some(port)) => std::str::from_utf8(port).ok()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The decoded words of the target.
+    pub(crate) fn target(&self) -> &[Vec<u8>] {
+        &self.target
+    }
+
+    /// The address of a socket.
+    pub(crate) fn of_socket(addr: SocketAddr) -> Self {
+        let host = match addr {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+            addr => addr.ip().to_string(),
+        };
+        Self::tcp(host, addr.port())
+    }
+
+    /// Everything that can be wrong with an address is found here, before any system call.
+    pub(crate) fn check(&self) -> std::result::Result<(), Refusal> {
+        if self.role == Role::Listen && self.scheme.listen.is_none() {
+            let able: Vec<_> = SCHEMES
+                .iter()
+                .filter(|scheme| scheme.listen.is_some())
+                .map(|scheme| scheme.name)
+                .collect();
+            return Err(Refusal::new(format!("{} cannot be listened on", self.scheme.name))
+                .hint(format!("these can: {}", able.join(", "))));
+        }
+        for (index, setting) in self.settings.iter().enumerate() {
+            let name = setting.option.name;
+            if !setting.option.applies.to(self.role) {
+                let role = match setting.option.applies {
+                    Applies::Listen => "listening",
+                    _ => "connecting",
+                };
+                return Err(Refusal::new(format!("option {name:?} is only for {role}"))
+                    .hint(self.known_keys("options here")));
+            }
+            let twice = self.settings[..index].iter().any(|other| other.is_same_option(setting));
+            if twice && !setting.option.repeatable {
+                return Err(Refusal::new(format!("option {name:?} is given twice")));
+            }
+        }
+        (self.scheme.check)(self)
+    }
+
+    /// Whether the option was given.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        self.values(key).next().is_some()
+    }
+
+    /// The value of a switch.
+    pub(crate) fn switch(&self, key: &str) -> bool {
+        self.text(key).is_some_and(|text| value::parse_switch(&text).unwrap_or(true))
+    }
+
+    /// The value of a time.
+    pub(crate) fn duration(&self, key: &str) -> Option<Duration> {
+        self.text(key).and_then(|text| parse_duration(&text).ok())
+    }
+
+    /// The value of a number.
+    pub(crate) fn count(&self, key: &str) -> Option<u32> {
+        self.text(key).and_then(|text| parse_count(&text)).and_then(|count| count.try_into().ok())
+    }
+
+    /// The value of permission bits.
+    pub(crate) fn file_mode(&self, key: &str) -> Option<u32> {
+        self.text(key).and_then(|text| value::parse_mode(&text).ok())
+    }
+
+    /// The value of a transport's option as a text, or its default; a bare key is `on`.
+    pub(crate) fn text(&self, key: &str) -> Option<Cow<'_, str>> {
+        let given = self.values(key).last().map(OsStr::to_string_lossy);
+        given.or_else(|| {
+            let option = self.scheme.options.iter().find(|option| option.name == key);
+            option.and_then(|option| option.default).map(Cow::Borrowed)
+        })
+    }
+
+    /// All values that were given for a transport's option.
+    pub(crate) fn values(&self, key: &str) -> impl Iterator<Item = &OsStr> {
+        let transport = self.layers.len();
+        self.settings
+            .iter()
+            .filter(move |setting| setting.part == transport && setting.option.name == key)
+            .map(|setting| OsStr::from_bytes(setting.value.as_deref().unwrap_or(b"on")))
+    }
+
+    /// The options of one part, counted from the outermost layer.
+    fn part_options(&self, part: usize) -> &'static [OptionInfo] {
+        self.layers.get(part).map_or(self.scheme.options, |layer| layer.options)
+    }
+
+    /// The name of one part as a prefix of keys: `tls`, and `tls2` for the second.
+    fn part_name(&self, part: usize) -> String {
+        let Some(layer) = self.layers.get(part) else { return self.scheme.name.to_owned() };
+        let before = self.layers[..part].iter().filter(|other| other.name == layer.name).count();
+        if before == 0 { layer.name.to_owned() } else { format!("{}{}", layer.name, before + 1) }
+    }
+
+    /// Finds the option that a key means: that of the named part, else of the outermost that
+    /// knows it.
+    fn setting(&self, key: &str, value: Option<Vec<u8>>) -> std::result::Result<Setting, Refusal> {
+        let mut parts = 0..=self.layers.len();
+        let mut name = key;
+        if let Some((prefix, rest)) = key.split_once('.') {
+            let Some(part) = parts.clone().find(|&part| self.part_name(part) == prefix) else {
+                let known: Vec<_> = parts.map(|part| self.part_name(part)).collect();
+                let known: Vec<_> = known.iter().map(String::as_str).collect();
+                return Err(Refusal::new(format!(
+                    "option {key:?} is for a part that is not there"
+                ))
+                .hint(suggestion(prefix, "parts", &known)));
+            };
+            parts = part..=part;
+            name = rest;
+        }
+        let found = parts.into_iter().find_map(|part| {
+            let option = self.part_options(part).iter().find(|option| option.name == name)?;
+            Some((part, option))
+        });
+        let Some((part, option)) = found else {
+            return Err(Refusal::new(format!("option {key:?} is not known"))
+                .hint(self.suggested_keys(name)));
+        };
+        match &value {
+            None if option.value.may_be_bare() => {}
+            None => {
+                return Err(
+                    Refusal::new(format!("option {key:?} needs a value")).hint(option.syntax())
+                );
+            }
+            Some(value) if value.is_empty() => {
+                return Err(Refusal::new(format!("option {key:?} has an empty value"))
+                    .hint(option.syntax()));
+            }
+            Some(value) => option.value.check(value).map_err(|bad| {
+                Refusal::new(format!("option {key:?}: {bad}")).hint(option.syntax())
+            })?,
+        }
+        Ok(Setting { part, option, value })
+    }
+
+    fn keys(&self) -> Vec<&'static str> {
+        (0..=self.layers.len())
+            .flat_map(|part| self.part_options(part))
+            .filter(|option| option.applies.to(self.role))
+            .map(|option| option.name)
+            .collect()
+    }
+
+    fn known_keys(&self, label: &str) -> String {
+        suggestion("", label, &self.keys())
+    }
+
+    fn suggested_keys(&self, key: &str) -> String {
+        suggestion(key, "options here", &self.keys())
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse_os(OsStr::new(text))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.role == Role::Listen {
+            out.write_str("listen:")?;
+        }
+        for layer in &self.layers {
+            write!(out, "{}+", layer.name)?;
+        }
+        let mut text = String::new();
+        (self.scheme.form.print)(&self.target, &mut text);
+        if self.scheme.name == stdio::SCHEME.name {
+            out.write_str("-")?;
+        } else {
+            write!(out, "{}:", self.scheme.name)?;
+        }
+        // When it is parsed, two slashes in front are taken away.
+        if self.scheme.form.slashes || text.starts_with("//") {
+            out.write_str("//")?;
+        }
+        out.write_str(&text)?;
+        for (index, setting) in self.settings.iter().enumerate() {
+            out.write_str(if index == 0 { "?" } else { "&" })?;
+            let name = setting.option.name;
+            let mut outer = (0..setting.part).flat_map(|part| self.part_options(part));
+            if outer.any(|option| option.name == name) {
+                write!(out, "{}.", self.part_name(setting.part))?;
+            }
+            out.write_str(name)?;
+            if let Some(value) = &setting.value {
+                let mut text = String::new();
+                encode(value, "&", &mut text);
+                write!(out, "={text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Address({self})")
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        let names = |address: &Self| -> Vec<&str> {
+            address.layers.iter().map(|layer| layer.name).collect()
+        };
+        self.role == other.role
+            && self.scheme.name == other.scheme.name
+            && names(self) == names(other)
+            && self.target == other.target
+            && self.settings == other.settings
+    }
+}
+
+impl Eq for Address {}
+
+impl Setting {
+    fn is_same_option(&self, other: &Self) -> bool {
+        self.part == other.part && self.option.name == other.option.name
+    }
+}
+
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same_option(other) && self.value == other.value
+    }
+}
+
+fn path_bytes(path: impl AsRef<Path>) -> Vec<u8> {
+    path.as_ref().as_os_str().as_bytes().to_vec()
+}

@@ -1,0 +1,188 @@
+//! Connecting: from an address to a channel.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::address::{Address, Refusal, Role};
+use super::cancel::Cancel;
+use super::options::{ConnectOptions, Inherited};
+use crate::channel::Channel;
+use crate::error::{Class, Error, Result};
+use crate::watch::{PollSet, Steps, run};
+
+/// Opens `address` and waits for it.
+///
+/// Whatever the address names becomes a channel in blocking mode, named after the address: a
+/// connected socket, a file, a started program. Waits through the current
+/// [`Waiter`](crate::watch::Waiter).
+///
+/// ```no_run
+/// use qio::{ChannelExt, net};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let address = "tcp://localhost:7".parse()?;
+/// let channel = net::connect(&address, &net::ConnectOptions::new())?;
+/// channel.write_all(b"hello")?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// By [`Class`]: `Usage` for an address that makes no sense here, `Resolve` for a name, `Timeout`
+/// after [`ConnectOptions::timeout`], `Cancelled`, and `Open` for the rest, with what happened to
+/// each address that was tried.
+#[doc(alias = "qio_channel_socket_connect_sync")]
+pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Arc<dyn Channel>> {
+    match run(Connect::new(address, options), None) {
+        Ok(ControlFlow::Break(result)) => result,
+        // Without a deadline of its own, `run` goes on until there is a result.
+        Ok(ControlFlow::Continue(_)) => Err(Error::timed_out("connect", address)),
+        Err(error) => Err(Error::new(Class::Io, "wait for the connect to", address).because(error)),
+    }
+}
+
+/// The opening of an address, in steps.
+///
+/// The deadline counts from the making of it. Dropping it cancels at once: sockets and processes
+/// that are half made are gone.
+#[doc(alias = "qio_channel_socket_connect_async")]
+pub struct Connect {
+    address: String,
+    state: State,
+    limit: Option<Duration>,
+    deadline: Option<Instant>,
+    cancel: Option<Cancel>,
+}
+
+enum State {
+    /// Failed before the first step, or over.
+    Over(Option<Error>),
+    Opening(Opening),
+}
+
+/// What a scheme makes of an address.
+pub(crate) enum Opening {
+    /// It needs no waiting.
+    Ready(Arc<dyn Channel>),
+    /// It does.
+    Steps(Box<dyn OpeningSteps>),
+}
+
+/// An opening that has to wait.
+pub(crate) trait OpeningSteps: Steps<Output = Result<Arc<dyn Channel>>> + Send {
+    /// What did not happen, for the text of a timeout: "no answer".
+    fn missing(&self) -> &'static str;
+}
+
+/// What a scheme has to know besides the address.
+pub(crate) struct Request<'a> {
+    address: &'a str,
+    options: &'a ConnectOptions,
+    deadline: Option<Instant>,
+}
+
+impl Request<'_> {
+    /// The text of the address, for errors.
+    pub(crate) fn address(&self) -> &str {
+        self.address
+    }
+
+    /// When everything is over.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Where inherited descriptors are.
+    pub(crate) fn inherited(&self) -> Option<&Inherited> {
+        self.options.inherited.as_ref()
+    }
+}
+
+impl Connect {
+    /// Starts to open `address`. What is wrong with it comes out of the first step.
+    pub fn new(address: &Address, options: &ConnectOptions) -> Self {
+        let text = address.to_string();
+        // A time that no clock can show never comes.
+        let deadline = options.timeout.and_then(|limit| Instant::now().checked_add(limit));
+        let request = Request { address: &text, options, deadline };
+        let opening = match address.role() {
+            Role::Connect => address.check(),
+            Role::Listen => Err(Refusal::new("this is an address to listen on")),
+        };
+        let opening = opening
+            .map_err(|refusal| refusal.of("connect", &text))
+            .and_then(|()| (address.scheme().connect)(address, &request));
+        let state = match opening {
+            Ok(opening) => State::Opening(opening),
+            Err(error) => State::Over(Some(error)),
+        };
+        let cancel = options.cancel.clone();
+        Self { address: text, state, limit: options.timeout, deadline, cancel }
+    }
+
+    fn try_finish(&mut self, now: Instant) -> Poll<Result<Arc<dyn Channel>>> {
+        let opening = match &mut self.state {
+            State::Opening(opening) => opening,
+            State::Over(error) => {
+                let over = || Error::new(Class::Usage, "connect", &self.address).because("over");
+                return Poll::Ready(Err(error.take().unwrap_or_else(over)));
+            }
+        };
+        if self.cancel.as_ref().is_some_and(Cancel::is_triggered) {
+            let error = Error::new(Class::Cancelled, "connect", &self.address);
+            return Poll::Ready(Err(error.because("given up on request")));
+        }
+        match opening {
+            Opening::Ready(channel) => Poll::Ready(Ok(Arc::clone(channel))),
+            Opening::Steps(steps) => match steps.step(now) {
+                Poll::Pending if self.deadline.is_some_and(|deadline| deadline <= now) => {
+                    let error = Error::timed_out("connect", &self.address);
+                    let limit = self.limit.unwrap_or_default();
+                    Poll::Ready(Err(error.hint(format!("{} within {limit:?}", steps.missing()))))
+                }
+                result => result,
+            },
+        }
+    }
+}
+
+impl Steps for Connect {
+    type Output = Result<Arc<dyn Channel>>;
+
+    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
+        let result = self.try_finish(now);
+        if let Poll::Ready(result) = &result {
+            self.state = State::Over(None);
+            if let Ok(channel) = result {
+                channel.base().set_name(self.address.clone());
+            }
+        }
+        result
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        match &mut self.state {
+            State::Opening(Opening::Steps(steps)) => steps.watch(set),
+            State::Opening(Opening::Ready(_)) | State::Over(_) => set.wake_at(Instant::now()),
+        }
+        if let Some(deadline) = self.deadline {
+            set.wake_at(deadline);
+        }
+        if let Some(cancel) = &self.cancel {
+            cancel.watch(set);
+        }
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Connect")
+            .field("address", &self.address)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+//! What opening and listening take besides an address.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use qio_os::InheritedFds;
+
+use super::cancel::Cancel;
+
+/// How long opening may take when nothing else is said: long enough for two lost SYN packets and
+/// their retransmissions (after 1 s and 3 s) on any usable path, short enough to be noticed.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How [`connect`](super::connect) opens an address.
+///
+/// ```
+/// use std::time::Duration;
+/// use qio::net::{Cancel, ConnectOptions};
+///
+/// let cancel = Cancel::new();
+/// let options = ConnectOptions::new().timeout(Duration::from_secs(3)).cancel(cancel.clone());
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// How long everything together may take, resolving included; `None` is for ever.
+    /// [`DEFAULT_TIMEOUT`] unless set.
+    pub timeout: Option<Duration>,
+    /// Where `fd:` finds its descriptors; without it, `fd:` is an error.
+    pub inherited: Option<Inherited>,
+    /// How another thread gives the attempt up.
+    pub cancel: Option<Cancel>,
+}
+
+/// How [`listen`](super::listen) opens an address.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenOptions {
+    /// How long resolving the name may take; `None` is for ever. [`DEFAULT_TIMEOUT`] unless set.
+    pub timeout: Option<Duration>,
+    /// Where `fd:` finds its descriptors; without it, `fd:` is an error.
+    pub inherited: Option<Inherited>,
+    /// How another thread gives resolving up.
+    pub cancel: Option<Cancel>,
+}
+
+/// A table of inherited descriptors that several attempts share: each descriptor is taken once.
+#[derive(Clone, Debug, Default)]
+pub struct Inherited {
+    table: Arc<Mutex<InheritedFds>>,
+}
+
+impl ConnectOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self { timeout: Some(DEFAULT_TIMEOUT), inherited: None, cancel: None }
+    }
+
+    /// Sets how long everything together may take; `None` is for ever.
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// Sets where `fd:` finds its descriptors.
+    #[must_use]
+    pub fn inherited(mut self, table: impl Into<Inherited>) -> Self {
+        self.inherited = Some(table.into());
+        self
+    }
+
+    /// Sets what gives the attempt up.
+    #[must_use]
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ListenOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self { timeout: Some(DEFAULT_TIMEOUT), inherited: None, cancel: None }
+    }
+
+    /// Sets how long resolving the name may take; `None` is for ever.
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// Sets where `fd:` finds its descriptors.
+    #[must_use]
+    pub fn inherited(mut self, table: impl Into<Inherited>) -> Self {
+        self.inherited = Some(table.into());
+        self
+    }
+
+    /// Sets what gives resolving up.
+    #[must_use]
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inherited {
+    /// The table, to add descriptors or to take them out.
+    pub fn lock(&self) -> MutexGuard<'_, InheritedFds> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<InheritedFds> for Inherited {
+    fn from(table: InheritedFds) -> Self {
+        Self { table: Arc::new(Mutex::new(table)) }
+    }
+}

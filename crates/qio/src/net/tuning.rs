@@ -1,0 +1,68 @@
+//! The socket options of TCP that are right without being asked for.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use super::address::{Address, Refusal};
+
+/// What is set on every TCP socket, connected or accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    no_delay: bool,
+    keep_alive: Option<KeepAlive>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeepAlive {
+    idle: Duration,
+    interval: Duration,
+    count: u32,
+}
+
+impl Tuning {
+    /// What the options of a `tcp:` address ask for.
+    pub(crate) fn of(address: &Address) -> Self {
+        let keep_alive = address.switch("keep-alive").then(|| KeepAlive {
+            idle: address.duration("keep-alive-idle").unwrap_or(Duration::from_secs(60)),
+            interval: address.duration("keep-alive-interval").unwrap_or(Duration::from_secs(10)),
+            count: address.count("keep-alive-count").unwrap_or(6),
+        });
+        Self { no_delay: address.switch("nodelay"), keep_alive }
+    }
+
+    /// Finds what the kernel would refuse, and what contradicts itself.
+    pub(crate) fn check(address: &Address) -> Result<(), Refusal> {
+        for key in ["keep-alive-idle", "keep-alive-interval", "keep-alive-count"] {
+            if address.is_given(key) && !address.switch("keep-alive") {
+                let text = format!("option {key:?} contradicts \"keep-alive=off\"");
+                return Err(Refusal::new(text));
+            }
+        }
+        for key in ["keep-alive-idle", "keep-alive-interval"] {
+            let time = address.duration(key).unwrap_or_default();
+            // MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of the kernel.
+            if time.subsec_nanos() != 0 || !(1..=32_767).contains(&time.as_secs()) {
+                let text = format!("option {key:?}: {time:?} is no time that TCP can keep");
+                return Err(Refusal::new(text).hint("whole seconds from 1 to 32767"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets everything. On a listening socket: its connections inherit it (tcp(7), Linux).
+    pub(crate) fn apply(&self, socket: impl AsFd) -> rustix::io::Result<()> {
+        let socket = socket.as_fd();
+        if self.no_delay {
+            sockopt::set_tcp_nodelay(socket, true)?;
+        }
+        if let Some(KeepAlive { idle, interval, count }) = self.keep_alive {
+            sockopt::set_tcp_keepidle(socket, idle)?;
+            sockopt::set_tcp_keepintvl(socket, interval)?;
+            sockopt::set_tcp_keepcnt(socket, count)?;
+            sockopt::set_socket_keepalive(socket, true)?;
+        }
+        Ok(())
+    }
+}

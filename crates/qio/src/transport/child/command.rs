@@ -1,0 +1,263 @@
+//! How a child process is started.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::pipe::PipeFlags;
+
+use super::process::Process;
+use super::reaper::OnDrop;
+use super::{Child, Pipe};
+use crate::transport::end::Ownership;
+
+/// A program to run, with its arguments and surroundings.
+///
+/// No shell is involved. A program without a slash is looked for in `PATH`. The child sees
+/// descriptors 0, 1 and 2 and no other, and SIGPIPE has its default action there.
+///
+/// ```
+/// use qio::transport::{Access, Command, Stderr};
+///
+/// # fn main() -> qio::Result<()> {
+/// let child = Command::new("sh")
+///     .args(["-c", "echo \"$GREETING\" >&2"])
+///     .env("GREETING", "hello")
+///     .access(Access::ReadOnly)
+///     .stderr(Stderr::Merge)
+///     .spawn()?;
+/// # drop(child);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Command {
+    command: std::process::Command,
+    program: OsString,
+    directory: Option<PathBuf>,
+    access: Access,
+    stderr: Stderr,
+    linger: Duration,
+    grace: Duration,
+    detach: bool,
+}
+
+/// Which of its standard streams a child shares with the channel; the other is `/dev/null`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "complete by nature")]
+pub enum Access {
+    /// The channel reads the child's standard output.
+    ReadOnly,
+    /// The channel writes to the child's standard input.
+    WriteOnly,
+    /// Both.
+    #[default]
+    ReadWrite,
+}
+
+/// Where a child's standard error goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stderr {
+    /// Where that of this program goes.
+    #[default]
+    Inherit,
+    /// To `/dev/null`.
+    Null,
+    /// To [`Child::stderr`].
+    Capture,
+    /// To the child's standard output.
+    Merge,
+}
+
+/// Long enough for a child that writes its last megabytes to a slow disk, short enough that a
+/// forgotten one does not stay for long.
+const DEFAULT_LINGER: Duration = Duration::from_secs(10);
+
+/// What service managers leave for tidying up, at the short end.
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+impl Command {
+    /// The program without arguments, for reading and writing.
+    #[doc(alias = "qio_channel_command_new_spawn")]
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            command: std::process::Command::new(program.as_ref()),
+            program: program.as_ref().to_owned(),
+            directory: None,
+            access: Access::default(),
+            stderr: Stderr::default(),
+            linger: DEFAULT_LINGER,
+            grace: DEFAULT_GRACE,
+            detach: false,
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of the child's environment, which starts as that of this program.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Removes a variable from the child's environment.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// Removes all variables from the child's environment.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.command.env_clear();
+        self
+    }
+
+    /// Sets the child's working directory.
+    ///
+    /// Give the program with an absolute path, or without a slash: what a relative path means
+    /// then is not defined.
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.command.current_dir(directory.as_ref());
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Chooses which standard streams the channel has.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Chooses where the child's standard error goes.
+    #[must_use]
+    pub fn stderr(mut self, stderr: Stderr) -> Self {
+        self.stderr = stderr;
+        self
+    }
+
+    /// How long a child whose channel was dropped may go on by itself before it gets SIGTERM; 10
+    /// seconds when nothing is said.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How long it has from SIGTERM to SIGKILL; 5 seconds when nothing is said.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Lets the child run on when its channel is dropped. It is still reaped when it ends, as
+    /// long as this program runs.
+    #[must_use]
+    pub fn detach_on_drop(mut self) -> Self {
+        self.detach = true;
+        self
+    }
+
+    /// Starts the program.
+    ///
+    /// # Errors
+    ///
+    /// What fork(2) and execve(2) report: the program does not exist or is not executable, the
+    /// working directory does not exist, a limit was reached. The child is gone then.
+    pub fn spawn(mut self) -> crate::Result<Child> {
+        self.start().map_err(|cause| {
+            let hint = self.hint(&cause);
+            let error = crate::Error::os("run", self.program.display(), cause);
+            match hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })
+    }
+
+    fn start(&mut self) -> Result<Child> {
+        let (input, output) = match self.access {
+            Access::ReadOnly => (None, Some(pipe()?)),
+            Access::WriteOnly => (Some(pipe()?), None),
+            Access::ReadWrite => (Some(pipe()?), Some(pipe()?)),
+        };
+        let (child_stdin, to_child) = input.unzip();
+        let (from_child, child_stdout) = output.unzip();
+        let (from_stderr, child_stderr) = match self.stderr {
+            Stderr::Inherit => (None, Stdio::inherit()),
+            Stderr::Null => (None, Stdio::null()),
+            Stderr::Capture => {
+                let (read, write) = pipe()?;
+                (Some(read), write.into())
+            }
+            Stderr::Merge => {
+                let copy = child_stdout.as_ref().map(OwnedFd::try_clone).transpose()?;
+                (None, stdio(copy))
+            }
+        };
+        self.command.stdin(stdio(child_stdin)).stdout(stdio(child_stdout)).stderr(child_stderr);
+        qio_os::close_other_fds_on_exec(&mut self.command);
+
+        // What can fail comes before the process, so that a failure leaves none behind.
+        let pipe = Pipe::new("child", from_child, to_child, Ownership::Exclusive)?;
+        let stderr = from_stderr
+            .map(|fd| Pipe::new("child stderr", Some(fd), None, Ownership::Exclusive))
+            .transpose()?
+            .map(Arc::new);
+        let process = Process::new(self.command.spawn()?)?;
+        let on_drop = if self.detach {
+            OnDrop::Detach
+        } else {
+            OnDrop::End { linger: self.linger, grace: self.grace }
+        };
+        Ok(Child { pipe, stderr, process: Some(process), on_drop })
+    }
+
+    /// execve(2) has one error for several things that do not exist.
+    fn hint(&self, cause: &Error) -> Option<&'static str> {
+        if cause.kind() != ErrorKind::NotFound {
+            return None;
+        }
+        let program = Path::new(&self.program);
+        Some(if self.directory.as_deref().is_some_and(|directory| !directory.is_dir()) {
+            "the working directory does not exist"
+        } else if !self.program.as_encoded_bytes().contains(&b'/') {
+            "no directory in PATH has a program of that name"
+        } else if program.exists() {
+            "the file exists, the interpreter that it names does not"
+        } else {
+            return None;
+        })
+    }
+}
+
+/// The reading and the writing end.
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+fn stdio(fd: Option<OwnedFd>) -> Stdio {
+    fd.map_or_else(Stdio::null, Stdio::from)
+}

@@ -1,0 +1,76 @@
+//! What several test programs share.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(unreachable_pub, reason = "a module of test programs")]
+
+use std::io;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use qio::watch::{PollSet, Waiter, waiter};
+
+/// Far beyond what anything here takes: a test that reaches it has hung.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn patience() -> Option<Instant> {
+    Some(Instant::now() + PATIENCE)
+}
+
+/// Runs the test of that name again in a process of its own, where `body` runs; for tests of
+/// state that belongs to the process: descriptors, threads, signals, capabilities.
+pub fn in_own_process(test: &str, body: impl FnOnce()) {
+    const MARK: &str = "QIO_TEST_IN_OWN_PROCESS";
+    if std::env::var_os(MARK).is_some_and(|name| name == test) {
+        return body();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(MARK, test)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    assert!(text.contains("1 passed"), "no test is called {test}:\n{text}");
+}
+
+/// Looks until the condition holds, for what the kernel announces to nobody.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "never happened: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// The open descriptors of this process with what they are, but the one that looks.
+pub fn open_fds() -> Vec<(i32, String)> {
+    let mut fds: Vec<_> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| {
+            let entry = entry.unwrap();
+            let target = std::fs::read_link(entry.path()).ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, target.display().to_string()))
+        })
+        .filter(|(_, target): &(i32, String)| {
+            !target.starts_with("/proc/") || !target.ends_with("/fd")
+        })
+        .collect();
+    fds.sort();
+    fds
+}
+
+/// Runs `body`, and says so whenever it starts to wait.
+pub fn announcing_waits<R>(waits: Sender<()>, body: impl FnOnce() -> R) -> R {
+    struct Announcing(Sender<()>);
+    impl Waiter for Announcing {
+        fn park(&self, set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
+            let _ = self.0.send(());
+            set.poll(until)
+        }
+    }
+    waiter::scoped(Rc::new(Announcing(waits)), body)
+}
