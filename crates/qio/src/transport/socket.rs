@@ -1,12 +1,12 @@
 //! Stream sockets.
 
-use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrAny, SocketType, sockopt,
@@ -183,12 +183,14 @@ impl Socket {
         self.slot.share().ok_or_else(closed)
     }
 
+    #[inline]
     fn dont_wait(&self, this_call: bool) -> bool {
         this_call || self.shared || self.base.mode() == Mode::NonBlocking
     }
 }
 
 impl Channel for Socket {
+    #[inline]
     fn base(&self) -> &Base {
         &self.base
     }
@@ -206,20 +208,13 @@ impl Channel for Socket {
         if self.read_shut.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        loop {
-            let result = match op.parts() {
-                ([buf], None) => rustix::net::recv(&fd, &mut **buf, flags).map(|(n, _)| n),
-                (bufs, None) => {
-                    let mut control = RecvAncillaryBuffer::default();
-                    rustix::net::recvmsg(&fd, one_call_mut(bufs), &mut control, flags)
-                        .map(|got| got.bytes)
-                }
-                (_, Some(_)) => return receive_with_fds(fd.as_fd(), op, flags),
-            };
-            match result {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
+        match op.parts() {
+            ([buf], None) => {
+                let (n, _) = retry_on_intr(|| rustix::net::recv(&fd, &mut **buf, flags))?;
+                Ok(n)
             }
+            (bufs, None) => receive_vectored(fd.as_fd(), bufs, flags),
+            (_, Some(_)) => receive_with_fds(fd.as_fd(), op, flags),
         }
     }
 
@@ -230,30 +225,21 @@ impl Channel for Socket {
         if self.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
             flags |= SendFlags::DONTWAIT;
         }
-        let bufs = op.bufs();
-        loop {
-            let result = match (bufs, op.fds()) {
-                ([buf], []) => rustix::net::send(&fd, buf, flags),
-                (bufs, []) => {
-                    let mut control = SendAncillaryBuffer::default();
-                    rustix::net::sendmsg(&fd, one_call(bufs), &mut control, flags)
-                }
-                (bufs, fds) => send_with_fds(fd.as_fd(), one_call(bufs), fds, flags),
-            };
-            match result {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
-            }
+        match (op.bufs(), op.fds()) {
+            ([buf], []) => Ok(retry_on_intr(|| rustix::net::send(&fd, buf, flags))?),
+            (bufs, []) => send_vectored(fd.as_fd(), bufs, flags),
+            (bufs, fds) => send_with_fds(fd.as_fd(), bufs, fds, flags),
         }
     }
 
+    #[inline]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
-        match self.slot.share() {
-            Some(fd) => {
-                set.add(&fd, interest, interest);
+        match self.slot.borrow() {
+            Ok(fd) => {
+                set.add(fd.shared(), interest, interest);
                 Readiness::empty()
             }
-            None => Readiness::from(interest) | Readiness::HANGUP,
+            Err(_closed) => Readiness::from(interest) | Readiness::HANGUP,
         }
     }
 
@@ -344,6 +330,22 @@ fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
     }
 }
 
+// The rarer forms are functions of their own, so that the stack space for their control messages
+// is not part of every read and write.
+
+#[inline(never)]
+fn receive_vectored(
+    fd: BorrowedFd<'_>,
+    bufs: &mut [IoSliceMut<'_>],
+    flags: RecvFlags,
+) -> Result<usize> {
+    let bufs = one_call_mut(bufs);
+    let mut control = RecvAncillaryBuffer::default();
+    let got = retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags))?;
+    Ok(got.bytes)
+}
+
+#[inline(never)]
 fn receive_with_fds(
     fd: BorrowedFd<'_>,
     op: &mut ReadOp<'_, '_>,
@@ -359,12 +361,8 @@ fn receive_with_fds(
         room => rustix::cmsg_space!(ScmRights(room)),
     };
     let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
-    let got = loop {
-        match rustix::net::recvmsg(fd, bufs, &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            got => break got?,
-        }
-    };
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let got = retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags))?;
     take_fds(&mut control, sink, make_blocking)?;
     if got.flags.contains(ReturnFlags::CTRUNC) {
         return Err(too_many_fds(sink));
@@ -402,18 +400,27 @@ fn too_many_fds(sink: &FdSink) -> Error {
     Error::new(ErrorKind::InvalidData, text)
 }
 
+#[inline(never)]
+fn send_vectored(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>], flags: SendFlags) -> Result<usize> {
+    let mut control = SendAncillaryBuffer::default();
+    let bufs = one_call(bufs);
+    Ok(retry_on_intr(|| rustix::net::sendmsg(socket, bufs, &mut control, flags))?)
+}
+
+#[inline(never)]
 fn send_with_fds(
     socket: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
     flags: SendFlags,
-) -> rustix::io::Result<usize> {
+) -> Result<usize> {
     let mut space = [MaybeUninit::uninit(); FD_CONTROL_BYTES];
     let mut control = SendAncillaryBuffer::new(&mut space);
     // The space is that of the largest message, and the number was checked against it.
     let fits = control.push(SendAncillaryMessage::ScmRights(fds));
     debug_assert!(fits, "checked when the operation was made");
-    rustix::net::sendmsg(socket, bufs, &mut control, flags)
+    let bufs = one_call(bufs);
+    Ok(retry_on_intr(|| rustix::net::sendmsg(socket, bufs, &mut control, flags))?)
 }
 
 const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));

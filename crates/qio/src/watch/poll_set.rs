@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 use smallvec::SmallVec;
 
 use crate::interest::{Interest, Readiness};
@@ -57,6 +57,7 @@ impl Leg {
     ///
     /// Hang-up and errors are reported together with all that the leg grants, because the next
     /// attempt will not block.
+    #[inline]
     pub fn granted(&self) -> Readiness {
         let granted = Readiness::from(self.grants);
         let gone = self.fired & (Readiness::HANGUP | Readiness::ERROR);
@@ -69,6 +70,7 @@ impl Leg {
         }
     }
 
+    #[inline]
     fn poll_flags(&self) -> PollFlags {
         let mut flags = PollFlags::empty();
         if self.on.contains(Interest::READ) {
@@ -80,6 +82,7 @@ impl Leg {
         flags
     }
 
+    #[inline]
     fn note(&mut self, revents: PollFlags) {
         let mut fired = Readiness::empty();
         if revents.intersects(PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP) {
@@ -116,6 +119,7 @@ pub struct PollSet {
 
 impl PollSet {
     /// An empty set.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
@@ -127,6 +131,7 @@ impl PollSet {
     }
 
     /// Adds a descriptor: poll it for `on`; when it fires, the user of the channel has `grants`.
+    #[inline]
     pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
         let grants = if self.internal { Interest::empty() } else { grants };
         self.legs.push(Leg { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() });
@@ -171,6 +176,7 @@ impl PollSet {
     }
 
     /// What the legs that fired mean to the user of the channel.
+    #[inline]
     pub fn granted(&self) -> Readiness {
         self.legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
     }
@@ -184,14 +190,20 @@ impl PollSet {
     ///
     /// What poll(2) reports (`ENOMEM`); `InvalidInput` when the set is empty and `until` is `None`,
     /// because the wait would never end.
+    #[inline(always)]
     pub fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
-        let until = match (until, self.deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let until = match self.deadline {
+            None => until,
+            Some(own) => Some(until.map_or(own, |until| until.min(own))),
         };
         if let [leg] = self.legs.as_mut_slice() {
             return poll_one(leg, until);
         }
+        self.poll_many(until)
+    }
+
+    #[cold]
+    fn poll_many(&mut self, until: Option<Instant>) -> io::Result<()> {
         if self.legs.is_empty() && until.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -211,26 +223,28 @@ impl PollSet {
     }
 }
 
+#[inline]
 fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
-    let revents = {
-        let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
-        poll_until(&mut fds, until)?;
-        fds[0].revents()
-    };
+    let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
+    poll_until(&mut fds, until)?;
+    let revents = fds[0].revents();
     leg.note(revents);
     Ok(())
 }
 
+#[inline]
 fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    loop {
-        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(fds, timeout.as_ref()) {
-            Err(Errno::INTR) => {}
-            result => return Ok(result.map(drop)?),
-        }
-    }
+    match until {
+        None => retry_on_intr(|| rustix::event::poll(fds, None))?,
+        Some(until) => retry_on_intr(|| {
+            let left = timespec(until.saturating_duration_since(Instant::now()));
+            rustix::event::poll(fds, Some(&left))
+        })?,
+    };
+    Ok(())
 }
 
+#[inline]
 fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
