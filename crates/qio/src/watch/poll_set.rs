@@ -150,13 +150,16 @@ impl PollSet {
 
     /// What the legs that fired mean to the user of the channel.
     ///
-    /// Hang-up and errors are reported together with what the leg grants, because the next attempt
-    /// will not block.
+    /// A leg that stands for both directions grants the one that fired. Hang-up and errors are
+    /// reported together with all that the leg grants, because the next attempt will not block.
     pub fn granted(&self) -> Readiness {
         let mut granted = Readiness::empty();
         for leg in self.legs.iter().filter(|leg| !leg.fired.is_empty() && !leg.grants.is_empty()) {
-            granted |= Readiness::from(leg.grants);
-            granted |= leg.fired & (Readiness::HANGUP | Readiness::ERROR);
+            let all = Readiness::from(leg.grants);
+            let gone = leg.fired & (Readiness::HANGUP | Readiness::ERROR);
+            let told = leg.fired & all;
+            let direct = leg.on == leg.grants && gone.is_empty() && !told.is_empty();
+            granted |= if direct { told } else { all | gone };
         }
         granted
     }
@@ -221,5 +224,35 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_for_both_directions_grants_the_one_that_fired() {
+        let fd =
+            SharedFd::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap());
+        let both = Interest::READ | Interest::WRITE;
+        let granted = |on, grants, fired| {
+            let mut set = PollSet::new();
+            set.add(&fd, on, grants);
+            set.mark(0, fired);
+            set.granted()
+        };
+        assert_eq!(granted(both, both, Readiness::WRITE), Readiness::WRITE);
+        assert_eq!(granted(both, both, Readiness::READ), Readiness::READ);
+        let gone = Readiness::WRITE | Readiness::HANGUP;
+        assert_eq!(granted(both, both, gone), gone | Readiness::READ);
+        // A layer that reads below to let its user write.
+        assert_eq!(granted(Interest::READ, Interest::WRITE, Readiness::READ), Readiness::WRITE);
+        assert_eq!(granted(Interest::READ, Interest::empty(), Readiness::READ), Readiness::empty());
+
+        let mut set = PollSet::new();
+        set.add(&fd, both, both);
+        set.poll(None).unwrap();
+        assert_eq!(set.granted(), Readiness::WRITE, "an eventfd at 0 can be written, not read");
     }
 }
