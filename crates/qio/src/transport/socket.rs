@@ -179,6 +179,13 @@ impl Socket {
     fn dont_wait(&self, this_call: bool) -> bool {
         this_call || self.shared || self.base.mode() == Mode::NonBlocking
     }
+
+    /// The result of a call, unless the channel was closed meanwhile: what ended a call that slept
+    /// in the kernel is then our own shutdown, and looks like the peer's.
+    #[cold]
+    fn unless_closed(&self, result: rustix::io::Result<usize>) -> Result<usize> {
+        if self.slot.is_empty() { Err(closed()) } else { Ok(result?) }
+    }
 }
 
 impl Channel for Socket {
@@ -207,11 +214,15 @@ impl Channel for Socket {
                     rustix::net::recvmsg(&fd, one_call_mut(bufs), &mut control, flags)
                         .map(|got| got.bytes)
                 }
-                (_, Some(_)) => return receive_with_fds(fd.as_fd(), op, flags),
+                (_, Some(_)) => match receive_with_fds(fd.as_fd(), op, flags) {
+                    Ok(0) => return self.unless_closed(Ok(0)),
+                    result => return result,
+                },
             };
             match result {
                 Err(Errno::INTR) => {}
-                result => return Ok(result?),
+                Ok(0) | Err(_) => return self.unless_closed(result),
+                Ok(n) => return Ok(n),
             }
         }
     }
@@ -235,7 +246,8 @@ impl Channel for Socket {
             };
             match result {
                 Err(Errno::INTR) => {}
-                result => return Ok(result?),
+                Err(_) => return self.unless_closed(result),
+                Ok(n) => return Ok(n),
             }
         }
     }
