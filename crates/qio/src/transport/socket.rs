@@ -18,7 +18,7 @@ use crate::channel::{
     WriteOp,
 };
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd, Slot, closed, release};
+use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
 
 /// A connected stream socket: TCP, Unix, or any other family.
 ///
@@ -51,6 +51,10 @@ pub struct Socket {
     /// Other processes use the same open file: its flags are theirs too.
     shared: bool,
     read_shut: AtomicBool,
+    write_shut: AtomicBool,
+    /// Raised with `write_shut`: poll(2) does not call a full Unix socket writable when it is shut
+    /// down for writing (unix_poll), so nothing else would wake its writer.
+    writer_wake: Event,
 }
 
 /// Who is at the other end of a Unix socket (`SO_PEERCRED`, unix(7)).
@@ -130,6 +134,8 @@ impl Socket {
             slot: Slot::new(fd),
             shared,
             read_shut: AtomicBool::new(false),
+            write_shut: AtomicBool::new(false),
+            writer_wake: Event::new(),
         }
     }
 
@@ -178,6 +184,18 @@ impl Socket {
 
     fn dont_wait(&self, this_call: bool) -> bool {
         this_call || self.shared || self.base.mode() == Mode::NonBlocking
+    }
+
+    fn wakes_writer(&self) -> bool {
+        self.base.features().contains(Features::FD_PASS)
+    }
+
+    /// Wakes a writer that waits for room, after the socket was shut down for writing.
+    fn wake_writer(&self) {
+        if self.wakes_writer() {
+            self.write_shut.store(true, Ordering::Release);
+            self.writer_wake.raise();
+        }
     }
 
     /// The result of a call, unless the channel was closed meanwhile: what ended a call that slept
@@ -253,13 +271,22 @@ impl Channel for Socket {
     }
 
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
-        match self.slot.share() {
-            Some(fd) => {
-                set.add(&fd, interest, interest);
-                Readiness::empty()
-            }
-            None => Readiness::from(interest) | Readiness::HANGUP,
+        let Some(fd) = self.slot.share() else {
+            return Readiness::from(interest) | Readiness::HANGUP;
+        };
+        if !interest.contains(Interest::WRITE) || !self.wakes_writer() {
+            set.add(&fd, interest, interest);
+            return Readiness::empty();
         }
+        if !self.write_shut.load(Ordering::Acquire) {
+            set.add(&fd, interest, interest);
+            self.writer_wake.watch(Interest::WRITE, set);
+            return Readiness::empty();
+        }
+        if interest.contains(Interest::READ) {
+            set.add(&fd, Interest::READ, Interest::READ);
+        }
+        Readiness::WRITE
     }
 
     fn close(&self) -> Result<()> {
@@ -290,12 +317,18 @@ impl Channel for Socket {
             Shutdown::Write => rustix::net::Shutdown::Write,
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
-        ignore_disconnected(rustix::net::shutdown(&fd, how))
+        ignore_disconnected(rustix::net::shutdown(&fd, how))?;
+        if how != rustix::net::Shutdown::Read {
+            self.wake_writer();
+        }
+        Ok(())
     }
 
     fn finish(&self) -> Result<()> {
         let fd = self.slot.borrow()?;
-        ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))
+        ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))?;
+        self.wake_writer();
+        Ok(())
     }
 
     fn set_delay(&self, delay: bool) {
