@@ -5,7 +5,7 @@
 //! - [`count_waits`]: how often a call had to wait.
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
 //! - [`cut`]: the same session, ended after every byte and at every step.
-//! - [`conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
+//! - [`mod@conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
 //!
 //! Not published: only tests use it. It panics where library code must not.
 

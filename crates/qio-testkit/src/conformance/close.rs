@@ -179,7 +179,7 @@ pub fn closing_while_others_read_and_write_ends_them(subject: &Subject) {
     if !subject.has_peer() {
         return;
     }
-    for round in 0..20 {
+    for round in 0..8 {
         let pair = subject.make().in_mode(MODES[round % 2]);
         let write = |channel: &Arc<dyn Channel>| {
             let channel = Arc::clone(channel);
@@ -195,16 +195,15 @@ pub fn closing_while_others_read_and_write_ends_them(subject: &Subject) {
             let channel = Arc::clone(channel);
             Job::start(move || {
                 loop {
-                    match channel.read_exact(&mut [0; 2000]) {
-                        Err(error) => return error.kind(),
-                        Ok(()) => {}
+                    if let Err(error) = channel.read_exact(&mut [0; 2000]) {
+                        return error.kind();
                     }
                 }
             })
         };
         let (left_writer, right_reader) = (write(&pair.left), read(&pair.right));
         let back = subject.is_duplex().then(|| (write(&pair.right), read(&pair.left)));
-        for _ in 0..round * 10 {
+        for _ in 0..round * 3 {
             std::thread::yield_now();
         }
         pair.left.close().unwrap();

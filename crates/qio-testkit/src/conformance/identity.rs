@@ -51,8 +51,6 @@ pub fn features_tell_what_works(subject: &Subject) {
 
 /// However often a channel is wrapped and shared, it is found.
 pub fn find_sees_through_every_wrapper(subject: &Subject) {
-    #[derive(Debug)]
-    struct Nothing;
     fn found<C: Channel>(subject: &Subject, channel: &C) {
         assert!(subject.is_found_in(channel), "{} is hidden", subject.name());
     }
@@ -69,7 +67,6 @@ pub fn find_sees_through_every_wrapper(subject: &Subject) {
     assert!(chaos.find::<Chaos<Arc<dyn Channel>>>().is_some());
     assert!(chaos.find::<Arc<dyn Channel>>().is_some());
     assert!(chaos.find::<Chaos<Arc<Arc<dyn Channel>>>>().is_none());
-    let _ = Nothing;
 }
 
 /// Whatever takes `Read` and `Write` takes a channel.
