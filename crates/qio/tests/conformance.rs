@@ -1,9 +1,16 @@
 //! The conformance suite over every transport, plain and in chaos.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+use std::time::Duration;
 
 use qio::transport::{Duplex, Null, Pipe, Socket};
+use qio_testkit::conformance::writing_to_a_peer_that_is_gone_is_an_error;
 use qio_testkit::{Pair, Subject, conformance};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -76,4 +83,50 @@ fn shared_pipe() -> Pair {
         Pipe::from_shared_fds(None, Some(writer.into())).unwrap(),
         Pipe::from_shared_fds(Some(reader.into()), None).unwrap(),
     )
+}
+
+/// In a child with the default disposition, which a C program has and Rust's runtime changes.
+#[test]
+fn a_broken_pipe_raises_no_signal() {
+    const ROLE: &str = "QIO_SIGPIPE_ROLE";
+    let subjects = [
+        Subject::pair::<Socket>("unix socket", unix_socket),
+        Subject::pair::<Socket>("tcp socket", tcp_socket),
+        Subject::pair::<Socket>("shared socket", shared_socket),
+        Subject::pair::<Duplex>("duplex", duplex),
+        Subject::one_way::<Pipe>("pipe", pipe),
+        Subject::one_way::<Pipe>("shared pipe", shared_pipe),
+    ];
+    match std::env::var(ROLE).as_deref() {
+        Ok("channels") => {
+            qio_os::restore_default_sigpipe();
+            for subject in &subjects {
+                writing_to_a_peer_that_is_gone_is_an_error(subject);
+            }
+            qio_os::Capability::WriteNoSignal.refuse();
+            for subject in &subjects {
+                writing_to_a_peer_that_is_gone_is_an_error(subject);
+            }
+        }
+        Ok(_) => {
+            // The control: without care the signal does end the process.
+            qio_os::restore_default_sigpipe();
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let _ = writer.write_all(b"x");
+        }
+        Err(_) => {
+            let run = |role| {
+                let mut child = Command::new(std::env::current_exe().unwrap());
+                child.args(["--exact", "a_broken_pipe_raises_no_signal"]).env(ROLE, role);
+                qio_testkit::scope(Duration::from_secs(30), |_| child.output().unwrap())
+            };
+            let output = run("channels");
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(
+                run("control").status.signal(),
+                Some(rustix::process::Signal::PIPE.as_raw())
+            );
+        }
+    }
 }
