@@ -11,7 +11,7 @@ use rustix::io::FdFlags;
 
 use super::Subject;
 use super::data::{MODES, drain, fill, soon};
-use crate::Job;
+use crate::{Chaos, Job, Plan};
 
 fn files(count: usize) -> Vec<OwnedFd> {
     (0..count).map(|_| rustix::fs::memfd_create("passed", MemfdFlags::CLOEXEC).unwrap()).collect()
@@ -50,6 +50,16 @@ pub fn descriptors_arrive_with_their_byte(subject: &Subject) {
             pair.right.read_exact(&mut rest).unwrap();
             assert_eq!([first[0], rest[0], rest[1], rest[2]], *b"byte");
         }
+        // In pieces, they go with the first and not again.
+        let sent = files(2);
+        let pieces = Chaos::new(Arc::clone(&pair.left), Plan::new(0).one_byte());
+        let mut out = [IoSlice::new(b"byte")];
+        pieces.write_all_with(&mut out, WriteFlags::empty(), &borrowed(&sent)).unwrap();
+        let mut sink = FdSink::new(16);
+        let mut into = [0; 4];
+        let mut into = [IoSliceMut::new(&mut into)];
+        pair.right.read_exact_with(&mut into, ReadFlags::empty(), Some(&mut sink)).unwrap();
+        assert_eq!(inodes(sink.fds()), inodes(&sent));
     }
 }
 

@@ -69,6 +69,11 @@ pub fn shutting_down_one_direction_keeps_the_other(subject: &Subject) {
     pair.left.shutdown(Shutdown::Read).unwrap();
     assert!(!pair.left.read_exact_or_eof(&mut byte).unwrap());
     pair.left.wait(Interest::READ, soon()).unwrap();
+    // What comes all the same (TCP does not tell the peer) is not delivered.
+    let _ = pair.right.write(b"late");
+    for _ in 0..2 {
+        assert!(!pair.left.read_exact_or_eof(&mut byte).unwrap());
+    }
     pair.left.write_all(b"w").unwrap();
     pair.right.read_exact(&mut byte).unwrap();
     assert_eq!(&byte, b"w");
