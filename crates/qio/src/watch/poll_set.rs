@@ -251,3 +251,33 @@ fn timespec(duration: Duration) -> Timespec {
         tv_nsec: duration.subsec_nanos().into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_for_both_directions_grants_the_one_that_fired() {
+        let fd =
+            SharedFd::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap());
+        let both = Interest::READ | Interest::WRITE;
+        let granted = |on, grants, fired| {
+            let mut set = PollSet::new();
+            set.add(&fd, on, grants);
+            set.mark(0, fired);
+            set.granted()
+        };
+        assert_eq!(granted(both, both, Readiness::WRITE), Readiness::WRITE);
+        assert_eq!(granted(both, both, Readiness::READ), Readiness::READ);
+        let gone = Readiness::WRITE | Readiness::HANGUP;
+        assert_eq!(granted(both, both, gone), gone | Readiness::READ);
+        // A layer that reads below to let its user write.
+        assert_eq!(granted(Interest::READ, Interest::WRITE, Readiness::READ), Readiness::WRITE);
+        assert_eq!(granted(Interest::READ, Interest::empty(), Readiness::READ), Readiness::empty());
+
+        let mut set = PollSet::new();
+        set.add(&fd, both, both);
+        set.poll(None).unwrap();
+        assert_eq!(set.granted(), Readiness::WRITE, "an eventfd at 0 can be written, not read");
+    }
+}
