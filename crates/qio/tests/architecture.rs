@@ -68,7 +68,9 @@ fn names_of_modules_are_found_in_every_form() {
 fn unsafe_code_is_only_where_it_is_argued() {
     let mut broken = Vec::new();
     for file in workspace_sources() {
-        let may = ["qio-os", "qio-adapters", "qio-capi"].contains(&file.package.as_str());
+        // The tool's start is where inherited descriptors are taken over.
+        let may = ["qio-os", "qio-adapters", "qio-capi"].contains(&file.package.as_str())
+            || file.path.ends_with("qio-cli/src/inherited.rs");
         if !may && words(&file.code).any(|word| word == "unsafe") {
             broken.push(file.path);
         }
