@@ -15,7 +15,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{announcing_waits, in_own_process, open_fds, patience};
+use common::{PATIENCE, announcing_waits, in_own_process, open_fds, patience};
 use qio::error::Class;
 use qio::net::{
     self, Address, ConnectOptions, Inherited, ListenOptions, Listener, is_descriptor_limit,
@@ -218,8 +218,10 @@ fn closing_wakes_who_waits_for_a_client() {
             thread::spawn(move || announcing_waits(waits, || listener.accept(patience())))
         };
         waiting.recv().unwrap();
+        let closed = Instant::now();
         listener.close().unwrap();
         let error = accepting.join().unwrap().unwrap_err();
+        assert!(closed.elapsed() < PATIENCE / 2, "woken by its deadline only");
         assert_eq!(error.kind(), ErrorKind::NotConnected, "{error}");
         assert_eq!(error.to_string(), format!("{listener}: the listener is closed"));
         // For good, and as often as one likes.
