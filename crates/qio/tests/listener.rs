@@ -283,6 +283,20 @@ fn a_unix_peer_is_known_by_its_process() {
 }
 
 #[test]
+fn a_client_with_the_longest_address_is_accepted() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let listener = listen_unix(&path).unwrap();
+    let longest = dir.path().join("p".repeat(107 - dir.path().as_os_str().len()));
+    assert_eq!(longest.as_os_str().len(), 108);
+    let client = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&client, &SocketAddrUnix::new(&longest).unwrap()).unwrap();
+    rustix::net::connect(&client, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    listener.accept(patience()).unwrap();
+}
+
+#[test]
 fn the_socket_file_goes_with_the_listener_and_stays_with_a_client() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
