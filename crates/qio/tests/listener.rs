@@ -15,7 +15,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{announcing_waits, in_own_process, open_fds, patience};
+use common::{PATIENCE, announcing_waits, in_own_process, open_fds, patience};
 use qio::error::Class;
 use qio::net::{
     self, Address, ConnectOptions, Inherited, ListenOptions, Listener, is_descriptor_limit,
@@ -218,8 +218,10 @@ fn closing_wakes_who_waits_for_a_client() {
             thread::spawn(move || announcing_waits(waits, || listener.accept(patience())))
         };
         waiting.recv().unwrap();
+        let closed = Instant::now();
         listener.close().unwrap();
         let error = accepting.join().unwrap().unwrap_err();
+        assert!(closed.elapsed() < PATIENCE / 2, "woken by its deadline only");
         assert_eq!(error.kind(), ErrorKind::NotConnected, "{error}");
         assert_eq!(error.to_string(), format!("{listener}: the listener is closed"));
         // For good, and as often as one likes.
@@ -278,6 +280,20 @@ fn a_unix_peer_is_known_by_its_process() {
     let uid = std::fs::metadata(&path).unwrap().uid();
     let pid = std::process::id();
     assert_eq!(server.peer, format!("unix:{} (process {pid}, user {uid})", path.display()));
+}
+
+#[test]
+fn a_client_with_the_longest_address_is_accepted() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let listener = listen_unix(&path).unwrap();
+    let longest = dir.path().join("p".repeat(107 - dir.path().as_os_str().len()));
+    assert_eq!(longest.as_os_str().len(), 108);
+    let client = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&client, &SocketAddrUnix::new(&longest).unwrap()).unwrap();
+    rustix::net::connect(&client, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    listener.accept(patience()).unwrap();
 }
 
 #[test]

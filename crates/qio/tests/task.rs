@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{announcing_waits, eventually, in_own_process, open_fds, patience};
+use common::{PATIENCE, announcing_waits, eventually, in_own_process, open_fds, patience};
 use qio::watch::{PollSet, Steps, run};
 use qio::{Panicked, Task};
 
@@ -36,8 +36,10 @@ fn who_waits_already_is_woken_when_the_job_ends() {
     assert!(!task.is_done());
     let waiter = thread::spawn(move || announcing_waits(waits, || finish(task)));
     waiting.recv().unwrap();
+    let sent = Instant::now();
     go.send(()).unwrap();
     waiter.join().unwrap().unwrap().unwrap();
+    assert!(sent.elapsed() < PATIENCE / 2, "woken by its deadline only");
 }
 
 #[test]
