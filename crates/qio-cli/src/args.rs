@@ -278,3 +278,15 @@ pub(crate) fn address_error(error: &clap::Error) -> Option<&str> {
         _ => None,
     }
 }
+
+/// What is wrong with the command line, without the usage and the hint that clap prints below it.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut paragraphs = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let what = paragraphs.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    let tip = paragraphs.find_map(|paragraph| Some(paragraph.strip_prefix("tip: ")?.to_owned()));
+    format!("{what} ({})", tip.as_deref().unwrap_or("try --help"))
+}
