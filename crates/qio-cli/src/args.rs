@@ -38,7 +38,7 @@ pub(crate) enum Command {
   Every client of a Unix socket talks to a program of its own:
     qio relay listen:unix:/run/sort.sock 'exec:sort -u'
   One transfer, with a line about it at the end:
-    qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?create&truncate'
+    qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 
 Without -v or --json it is silent unless something goes wrong. SIGTERM or SIGINT stops
 accepting and lets connections end for --drain; a second signal ends at once. SIGUSR1 prints

@@ -156,7 +156,7 @@ impl Running {
         let mut relay = Self::start(command.stdin(Stdio::null()).stdout(Stdio::null()));
         let event = relay.event("listening");
         let address = event["address"].as_str().unwrap();
-        (relay, address.strip_prefix("listen:").unwrap().to_owned())
+        (relay, address.to_owned())
     }
 
     /// The next line on standard error.
@@ -288,19 +288,27 @@ pub fn echo(mut client: TcpStream) {
     }
 }
 
-/// Bytes without a pattern that a misplaced block would fit into.
+/// Bytes of which no two blocks are alike.
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ (seed << 17);
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
+    let mut block = Vec::with_capacity(NOISE_BLOCK);
+    while block.len() < NOISE_BLOCK {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        block.extend_from_slice(&state.to_le_bytes());
+    }
+    let mut bytes = Vec::with_capacity(len + NOISE_BLOCK);
+    while bytes.len() < len {
+        let number = bytes.len() as u64;
+        block[..8].copy_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&block);
     }
     bytes.truncate(len);
     bytes
 }
+
+const NOISE_BLOCK: usize = 4096 - 8;
 
 /// Whether a program can be run here; says so when not.
 pub fn is_installed(program: &str) -> bool {
