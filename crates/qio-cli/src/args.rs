@@ -38,7 +38,7 @@ pub(crate) enum Command {
   Every client of a Unix socket talks to a program of its own:
     qio relay listen:unix:/run/sort.sock 'exec:sort -u'
   One transfer, with a line about it at the end:
-    qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?create&truncate'
+    qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 
 Without -v or --json it is silent unless something goes wrong. SIGTERM or SIGINT stops
 accepting and lets connections end for --drain; a second signal ends at once. SIGUSR1 prints
@@ -277,4 +277,16 @@ pub(crate) fn address_error(error: &clap::Error) -> Option<&str> {
         Some(ContextValue::String(report)) => Some(report),
         _ => None,
     }
+}
+
+/// What is wrong with the command line, without the usage and the hint that clap prints below it.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut paragraphs = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let what = paragraphs.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    let tip = paragraphs.find_map(|paragraph| Some(paragraph.strip_prefix("tip: ")?.to_owned()));
+    format!("{what} ({})", tip.as_deref().unwrap_or("try --help"))
 }

@@ -18,6 +18,7 @@ mod workers;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use qio::net::Inherited;
 
 use args::{Cli, Command};
@@ -61,14 +62,17 @@ fn in_loop(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failur
     result
 }
 
-/// Bad usage in one line where the address is at fault; clap's own text otherwise, which is also
-/// what --help and --version print.
+/// Bad usage in one line; what was asked for (--help, --version) as it is.
 fn refuse(error: &clap::Error) -> ExitCode {
     if let Some(report) = args::address_error(error) {
         report::say(report);
-        return ExitCode::from(2);
+    } else if error.use_stderr()
+        && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        report::say(&args::one_line(error));
+    } else {
+        // A closed pipe is no reason to fail.
+        let _ = error.print();
     }
-    // A closed pipe is no reason to fail.
-    let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -151,7 +151,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {}", self.0.attempt, self.0.subject)
+        let Parts { attempt, subject, .. } = &*self.0;
+        // An address to listen on says so itself.
+        let subject = match attempt.as_ref() {
+            "listen" => subject.strip_prefix("listen:").unwrap_or(subject),
+            _ => subject,
+        };
+        write!(out, "{attempt} {subject}")
     }
 }
 

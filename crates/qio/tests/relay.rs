@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use qio::channel::{Base, ReadOp, WriteOp};
 use qio::relay::{BUFFER_BYTES, End, HalfClose, Record, Relay, RelayOptions, Side};
 use qio::transport::{Duplex, Null, Pipe, Socket};
 use qio::watch::{self, PollSet, Steps};
-use qio::{Channel, ChannelExt, FdSink, Interest, Io, Mode, ReadFlags, WriteFlags};
+use qio::{
+    Channel, ChannelExt, FdSink, Features, Interest, Io, Mode, ReadFlags, Readiness, WriteFlags,
+};
 
 /// Long enough for a slow machine, short enough for a hang to be seen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -378,4 +381,103 @@ fn cutting_a_relay_closes_both_sides_and_counts_what_is_lost() {
     assert_eq!(record.end, End::Cut);
     assert_eq!(read_to_end(&server), [1; 10]);
     assert_eq!(client.write(&[1]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn a_sink_that_goes_while_its_source_is_silent_ends_the_direction() {
+    let (client, left) = unix_pair();
+    let (child_input, output) = Pipe::pair().unwrap();
+    let relay = relay(left, output, RelayOptions::default());
+
+    client.write_all(b"last words").unwrap();
+    let mut words = [0; 10];
+    child_input.read_exact(&mut words).unwrap();
+    child_input.close().unwrap();
+
+    // The client has said nothing more, and learns that nobody would hear it.
+    assert_eq!(read_to_end(&client), b"");
+    let error = client.write_all(b"more").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    let record = relay.join().unwrap();
+    assert_eq!(record.end, End::Finished);
+    assert_eq!(record.ended_by, Some(Side::Right));
+    assert_eq!((record.left_to_right.bytes, record.lost()), (10, 0));
+    assert!(record.error().is_none(), "{:?}", record.error());
+}
+
+#[test]
+fn a_sink_that_went_before_the_start_is_noticed_without_being_told() {
+    /// A loop that never says which legs fired.
+    struct Untold(Relay);
+    impl Steps for Untold {
+        type Output = Record;
+        fn step(&mut self, now: Instant) -> std::task::Poll<Record> {
+            self.0.step(now)
+        }
+        fn watch(&mut self, set: &mut PollSet) {
+            self.0.watch(set);
+        }
+    }
+    let (_client, left) = unix_pair();
+    let (child_input, output) = Pipe::pair().unwrap();
+    drop(child_input);
+    let relay = Untold(Relay::new(Arc::new(left), Arc::new(output), RelayOptions::default()));
+    let ended = watch::run(relay, Some(Instant::now() + PATIENCE)).unwrap();
+    assert!(matches!(ended, ControlFlow::Break(record) if record.ended_by == Some(Side::Right)));
+}
+
+#[test]
+fn what_comes_with_a_hang_up_still_arrives_from_the_other_direction() {
+    let (client, left) = unix_pair();
+    let (input, child_output) = Pipe::pair().unwrap();
+    let (child_input, output) = Pipe::pair().unwrap();
+    let both = Both { base: Base::new("both", Features::DUPLEX), input, output };
+    let relay = relay(left, both, RelayOptions::default());
+    drop(child_input);
+    let data = noise(300_000);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            child_output.write_all(&data).unwrap();
+            child_output.close().unwrap();
+        });
+        assert!(read_to_end(&client) == data);
+    });
+    assert_eq!(relay.join().unwrap().right_to_left.bytes, 300_000);
+}
+
+/// Two pipes as one channel, like those of a child.
+#[derive(Debug)]
+struct Both {
+    base: Base,
+    input: Pipe,
+    output: Pipe,
+}
+
+impl Channel for Both {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> std::io::Result<usize> {
+        self.input.try_read(op)
+    }
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> std::io::Result<usize> {
+        self.output.try_write(op)
+    }
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        let reading = match interest.contains(Interest::READ) {
+            true => self.input.watch(Interest::READ, set),
+            false => Readiness::empty(),
+        };
+        let writing = interest - Interest::READ;
+        match interest.is_empty() || !writing.is_empty() {
+            true => reading | self.output.watch(writing, set),
+            false => reading,
+        }
+    }
+    fn close(&self) -> std::io::Result<()> {
+        self.output.close().and(self.input.close())
+    }
+    fn finish(&self) -> std::io::Result<()> {
+        self.output.finish()
+    }
 }

@@ -71,6 +71,12 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     /// When nothing of `interest` holds now, `set` must get at least one leg or a deadline. When a
     /// leg fires that grants nothing, or the deadline passes, the waiter calls
     /// [`drive`](Channel::drive) and asks again.
+    ///
+    /// An empty interest asks for hang-up alone: whoever has nothing to write wants to know all
+    /// the same that nobody would read it. The answer is [`Readiness::HANGUP`] when that is known,
+    /// else a leg that grants nothing and fires when the peer reads no more. A peer that only ended
+    /// its own side (TCP's FIN) is not gone. A channel that has no peer, or whose peer is
+    /// missed by the next read, adds nothing.
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 

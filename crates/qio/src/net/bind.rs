@@ -176,7 +176,7 @@ mod tests {
         let error = all("listen:tcp://x:0", vec![elsewhere], tuning, 1).unwrap_err();
         assert_eq!(
             error.report().to_string(),
-            "listen listen:tcp://x:0: cannot assign requested address \
+            "listen tcp://x:0: cannot assign requested address \
              (no interface of this machine has that address)"
         );
     }

@@ -161,9 +161,20 @@ impl Flow {
     pub(super) fn wants(&self, source: &mut Interest, sink: &mut Interest) {
         match self.state {
             State::Done => {}
-            State::Copying | State::Splicing if self.waits_for_source => *source |= Interest::READ,
+            _ if self.waits_for_source() => *source |= Interest::READ,
             _ => *sink |= Interest::WRITE,
         }
+    }
+
+    /// Whether nothing but new data would tell that the sink is gone.
+    pub(super) fn waits_for_source(&self) -> bool {
+        matches!(self.state, State::Copying | State::Splicing) && self.waits_for_source
+    }
+
+    /// Nobody reads what this flow would write. It has nothing to write, so nothing is lost.
+    pub(super) fn sink_left(&mut self) {
+        self.ended = Some(Ended::BySink);
+        self.abandon();
     }
 
     /// Moves what can be moved without waiting.

@@ -67,8 +67,8 @@ pub struct Relay {
     last_active: Instant,
     ended_by: Option<Side>,
     progress: Arc<Progress>,
-    /// How many legs of the last set belong to the left channel; the others to the right one.
-    left_legs: usize,
+    /// Which legs of the last set belong to which channel.
+    legs: Legs,
     /// What was ready when the set was filled, and what has become ready since. All, when nobody
     /// has looked: then everything is tried.
     ready: Ready,
@@ -78,10 +78,22 @@ pub struct Relay {
 struct Ready {
     left: Readiness,
     right: Readiness,
+    /// Whether nobody reads what would be written to a side; `None` when nobody has looked.
+    left_gone: Option<bool>,
+    right_gone: Option<bool>,
 }
 
 impl Ready {
-    const UNKNOWN: Self = Self { left: Readiness::all(), right: Readiness::all() };
+    const UNKNOWN: Self =
+        Self { left: Readiness::all(), right: Readiness::all(), left_gone: None, right_gone: None };
+}
+
+/// Where the legs of a channel end in the set; those of the next one begin there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Legs {
+    left: usize,
+    right: usize,
+    left_gone: usize,
 }
 
 impl Relay {
@@ -100,7 +112,7 @@ impl Relay {
             last_active: now,
             ended_by: None,
             progress: Arc::default(),
-            left_legs: 0,
+            legs: Legs::default(),
             ready: Ready::UNKNOWN,
         }
     }
@@ -161,13 +173,25 @@ impl Steps for Relay {
         let _ = self.left.drive(now);
         let _ = self.right.drive(now);
 
-        let Ready { left, right } = std::mem::replace(&mut self.ready, Ready::UNKNOWN);
+        let Ready { left, right, left_gone, right_gone } =
+            std::mem::replace(&mut self.ready, Ready::UNKNOWN);
         let (mut there, mut back) = (Turn::default(), Turn::default());
         if self.there.is_ready(left, right, now) {
             there = self.there.step(&*self.left, &*self.right, now);
         }
         if self.back.is_ready(right, left, now) {
             back = self.back.step(&*self.right, &*self.left, now);
+        }
+        // A sink may go while its flow has nothing to write. What it had written before is read
+        // first: the other flow had its turn.
+        for (flow, turn, sink, gone) in [
+            (&mut self.there, &mut there, &self.right, right_gone),
+            (&mut self.back, &mut back, &self.left, left_gone),
+        ] {
+            if flow.waits_for_source() && gone.unwrap_or_else(|| is_gone(&**sink)) {
+                flow.sink_left();
+                turn.ended = true;
+            }
         }
         let moved = there.moved + back.moved;
         if moved > 0 {
@@ -212,14 +236,18 @@ impl Steps for Relay {
         let (mut left, mut right) = (Interest::empty(), Interest::empty());
         self.there.wants(&mut left, &mut right);
         self.back.wants(&mut right, &mut left);
-        let first = set.legs().len();
         let left = ask(&*self.left, left, set);
-        self.left_legs = set.legs().len() - first;
+        self.legs.left = set.legs().len();
         let right = ask(&*self.right, right, set);
-        self.ready = Ready { left, right };
+        self.legs.right = set.legs().len();
+        let left_gone = self.back.waits_for_source() && watch_hangup(&*self.left, set);
+        self.legs.left_gone = set.legs().len();
+        let right_gone = self.there.waits_for_source() && watch_hangup(&*self.right, set);
+        self.ready =
+            Ready { left, right, left_gone: Some(left_gone), right_gone: Some(right_gone) };
 
         let go_on = self.there.has_yielded() || self.back.has_yielded();
-        if go_on || !(left | right).is_empty() {
+        if go_on || left_gone || right_gone || !(left | right).is_empty() {
             set.wake_at(self.last_active);
         }
         let looks = [self.there.second_look(), self.back.second_look()];
@@ -237,10 +265,15 @@ impl Steps for Relay {
             } else {
                 leg.granted()
             };
-            if index < self.left_legs {
+            let fired = !leg.fired().is_empty();
+            if index < self.legs.left {
                 self.ready.left |= ready;
-            } else {
+            } else if index < self.legs.right {
                 self.ready.right |= ready;
+            } else if fired && index < self.legs.left_gone {
+                self.ready.left_gone = Some(true);
+            } else if fired {
+                self.ready.right_gone = Some(true);
             }
         }
     }
@@ -249,4 +282,19 @@ impl Steps for Relay {
 /// What is ready now of what is wanted; the set gets what to poll otherwise.
 fn ask(channel: &dyn Channel, wanted: Interest, set: &mut PollSet) -> Readiness {
     if wanted.is_empty() { Readiness::empty() } else { channel.watch(wanted, set) }
+}
+
+/// Whether nobody reads what would be written; the set gets what fires when that becomes so.
+fn watch_hangup(channel: &dyn Channel, set: &mut PollSet) -> bool {
+    channel.watch(Interest::empty(), set).contains(Readiness::HANGUP)
+}
+
+/// The same, asked of the kernel.
+fn is_gone(channel: &dyn Channel) -> bool {
+    let mut set = PollSet::new();
+    if watch_hangup(channel, &mut set) {
+        return true;
+    }
+    let looked = !set.legs().is_empty() && set.poll(Some(Instant::now())).is_ok();
+    looked && set.legs().iter().any(|leg| !leg.fired().is_empty())
 }

@@ -3,7 +3,7 @@
 use std::io::{Error, ErrorKind, IoSlice, IsTerminal, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use qio_os::Capability;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
@@ -39,6 +39,8 @@ pub(super) struct End {
     ownership: Ownership,
     slot: Slot,
     poller: Mutex<Poller>,
+    /// Waits for the other side to go, and for nothing else.
+    farewell: Mutex<Poller>,
     /// The end of the stream was read.
     ended: AtomicBool,
     /// A FIFO that nobody has opened for writing reads as ended without being so.
@@ -107,6 +109,7 @@ impl End {
             ownership,
             slot: Slot::new(fd),
             poller: Mutex::new(Poller::Idle),
+            farewell: Mutex::new(Poller::Idle),
             ended: AtomicBool::new(false),
             had_writer: AtomicBool::new(true),
             no_wait_refused: AtomicBool::new(false),
@@ -186,9 +189,13 @@ impl End {
         if self.ended.load(Ordering::Relaxed) {
             return interest.into();
         }
-        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut poller = lock(&self.poller);
         if let (Poller::Idle, Some(fd)) = (&*poller, self.slot.share()) {
-            *poller = match self.start_watching(fd.as_fd()) {
+            let events = match self.direction {
+                Direction::Read => epoll::EventFlags::IN,
+                Direction::Write => epoll::EventFlags::OUT,
+            };
+            *poller = match start_watching(fd.as_fd(), events) {
                 Ok(watching) => watching,
                 // At the limit of open files: let the caller try, it costs a system call.
                 Err(_) => return interest.into(),
@@ -204,20 +211,45 @@ impl End {
         }
     }
 
-    /// Closes the end for good; the first call gets the result.
-    pub(super) fn close(&self) -> Result<()> {
-        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(fd) = self.slot.take() else { return Ok(()) };
-        if let Poller::Watching(epoll) = std::mem::replace(&mut *poller, Poller::Closed) {
-            // Where other processes share the open file, closing our descriptor would leave it
-            // in the epoll descriptor.
-            let _ = epoll::delete(&epoll, &fd);
-            if let Some(ready) = always_ready() {
-                let data = epoll::EventData::new_u64(0);
-                let _ = epoll::add(&epoll, ready, data, epoll::EventFlags::IN);
+    /// Adds what fires when the other side is gone, whatever could be read or written.
+    ///
+    /// A file has no other side, and at the limit of open files none can be watched: nothing is
+    /// added then, and the next attempt tells.
+    pub(super) fn watch_hangup(&self, set: &mut PollSet) -> Readiness {
+        let mut farewell = lock(&self.farewell);
+        if let (Poller::Idle, Some(fd)) = (&*farewell, self.slot.share()) {
+            // Errors and hang-ups are reported without being asked for.
+            match start_watching(fd.as_fd(), epoll::EventFlags::empty()) {
+                Ok(watching) => *farewell = watching,
+                Err(_) => return Readiness::empty(),
             }
         }
-        drop(poller);
+        match &*farewell {
+            Poller::Watching(epoll) => {
+                set.add(epoll, Interest::READ, Interest::empty());
+                Readiness::empty()
+            }
+            Poller::AlwaysReady => Readiness::empty(),
+            Poller::Idle | Poller::Closed => Readiness::HANGUP,
+        }
+    }
+
+    /// Closes the end for good; the first call gets the result.
+    pub(super) fn close(&self) -> Result<()> {
+        let (mut poller, mut farewell) = (lock(&self.poller), lock(&self.farewell));
+        let Some(fd) = self.slot.take() else { return Ok(()) };
+        for poller in [&mut *poller, &mut *farewell] {
+            if let Poller::Watching(epoll) = std::mem::replace(poller, Poller::Closed) {
+                // Where other processes share the open file, closing our descriptor would leave it
+                // in the epoll descriptor.
+                let _ = epoll::delete(&epoll, &fd);
+                if let Some(ready) = always_ready() {
+                    let data = epoll::EventData::new_u64(0);
+                    let _ = epoll::add(&epoll, ready, data, epoll::EventFlags::IN);
+                }
+            }
+        }
+        drop((poller, farewell));
         release(fd)
     }
 
@@ -295,25 +327,25 @@ impl End {
         }
         Ok(done)
     }
-
-    fn start_watching(&self, fd: BorrowedFd<'_>) -> Result<Poller> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let flags = match self.direction {
-            Direction::Read => epoll::EventFlags::IN,
-            Direction::Write => epoll::EventFlags::OUT,
-        };
-        match epoll::add(&epoll, fd, epoll::EventData::new_u64(0), flags) {
-            Ok(()) => Ok(Poller::Watching(SharedFd::new(epoll))),
-            Err(Errno::PERM) => Ok(Poller::AlwaysReady),
-            Err(error) => Err(error.into()),
-        }
-    }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
         // Nobody is left to be told; a result that matters is asked for with `close`.
         let _ = self.close();
+    }
+}
+
+fn lock(poller: &Mutex<Poller>) -> MutexGuard<'_, Poller> {
+    poller.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start_watching(fd: BorrowedFd<'_>, events: epoll::EventFlags) -> Result<Poller> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    match epoll::add(&epoll, fd, epoll::EventData::new_u64(0), events) {
+        Ok(()) => Ok(Poller::Watching(SharedFd::new(epoll))),
+        Err(Errno::PERM) => Ok(Poller::AlwaysReady),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -163,6 +163,11 @@ impl Channel for Pipe {
             let end = self.output.as_ref();
             ready |= end.map_or(Readiness::WRITE | Readiness::ERROR, |end| end.watch(set));
         }
+        if interest.is_empty()
+            && let Some(output) = &self.output
+        {
+            ready |= output.watch_hangup(set);
+        }
         ready
     }
 

@@ -269,6 +269,10 @@ impl Channel for Socket {
         let Ok(fd) = self.slot.borrow() else {
             return Readiness::from(interest) | Readiness::HANGUP;
         };
+        if interest.is_empty() {
+            // Whoever reads sees it; a leg of its own would wake for every message.
+            return Readiness::empty();
+        }
         if !interest.contains(Interest::WRITE) || !self.wakes_writer() {
             set.add(fd.shared(), interest, interest);
             return Readiness::empty();
