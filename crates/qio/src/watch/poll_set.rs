@@ -178,7 +178,10 @@ impl PollSet {
     /// What the legs that fired mean to the user of the channel.
     #[inline]
     pub fn granted(&self) -> Readiness {
-        self.legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
+        match self.legs() {
+            [leg] => leg.granted(),
+            legs => legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted()),
+        }
     }
 
     /// Blocks this thread in poll(2) until a leg fires, or until the earlier of `until` and the
@@ -223,7 +226,7 @@ impl PollSet {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
     let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
     poll_until(&mut fds, until)?;
@@ -234,13 +237,19 @@ fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
 
 #[inline]
 fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    match until {
-        None => retry_on_intr(|| rustix::event::poll(fds, None))?,
-        Some(until) => retry_on_intr(|| {
-            let left = timespec(until.saturating_duration_since(Instant::now()));
-            rustix::event::poll(fds, Some(&left))
-        })?,
-    };
+    if let Some(until) = until {
+        return poll_timed(fds, until);
+    }
+    retry_on_intr(|| rustix::event::poll(fds, None))?;
+    Ok(())
+}
+
+#[inline(never)]
+fn poll_timed(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<()> {
+    retry_on_intr(|| {
+        let left = timespec(until.saturating_duration_since(Instant::now()));
+        rustix::event::poll(fds, Some(&left))
+    })?;
     Ok(())
 }
 
