@@ -112,7 +112,7 @@ impl AsFd for Leg {
 /// Made to be kept and refilled: the first four legs need no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct PollSet {
-    legs: SmallVec<[Leg; INLINE_LEGS]>,
+    legs: Legs,
     deadline: Option<Instant>,
     internal: bool,
 }
@@ -126,7 +126,7 @@ impl PollSet {
 
     /// Removes every leg and the deadline.
     pub fn clear(&mut self) {
-        self.legs.clear();
+        self.legs = Legs::None;
         self.deadline = None;
     }
 
@@ -154,8 +154,13 @@ impl PollSet {
     }
 
     /// The descriptors to poll.
+    #[inline]
     pub fn legs(&self) -> &[Leg] {
-        &self.legs
+        match &self.legs {
+            Legs::None => &[],
+            Legs::One(leg) => std::slice::from_ref(leg),
+            Legs::Several(legs) => legs,
+        }
     }
 
     /// The time at which to drive and ask again, although nothing fired.
@@ -165,12 +170,12 @@ impl PollSet {
 
     /// Whether nothing could ever end a wait on this set.
     pub fn is_empty(&self) -> bool {
-        self.legs.is_empty() && self.deadline.is_none()
+        self.legs().is_empty() && self.deadline.is_none()
     }
 
     /// Records that the leg at `index` fired. For event loops that poll by their own means.
     pub fn mark(&mut self, index: usize, fired: Readiness) {
-        if let Some(leg) = self.legs.get_mut(index) {
+        if let Some(leg) = self.legs.as_mut_slice().get_mut(index) {
             leg.fired |= fired;
         }
     }
@@ -178,9 +183,9 @@ impl PollSet {
     /// What the legs that fired mean to the user of the channel.
     #[inline]
     pub fn granted(&self) -> Readiness {
-        match self.legs() {
-            [leg] => leg.granted(),
-            legs => legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted()),
+        match &self.legs {
+            Legs::One(leg) => leg.granted(),
+            _ => self.legs().iter().fold(Readiness::empty(), |all, leg| all | leg.granted()),
         }
     }
 
@@ -199,15 +204,15 @@ impl PollSet {
             None => until,
             Some(own) => Some(until.map_or(own, |until| until.min(own))),
         };
-        if let [leg] = self.legs.as_mut_slice() {
-            return poll_one(leg, until);
+        match &mut self.legs {
+            Legs::One(leg) => poll_one(leg, until),
+            _ => self.poll_many(until),
         }
-        self.poll_many(until)
     }
 
     #[cold]
     fn poll_many(&mut self, until: Option<Instant>) -> io::Result<()> {
-        if self.legs.is_empty() && until.is_none() {
+        if self.legs().is_empty() && until.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "nothing to wait for: no descriptor and no deadline",
@@ -215,14 +220,53 @@ impl PollSet {
         }
         let fired: SmallVec<[PollFlags; INLINE_LEGS]> = {
             let mut fds: SmallVec<[PollFd<'_>; INLINE_LEGS]> =
-                self.legs.iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
+                self.legs().iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
             poll_until(&mut fds, until)?;
             fds.iter().map(PollFd::revents).collect()
         };
-        for (leg, revents) in self.legs.iter_mut().zip(fired) {
+        for (leg, revents) in self.legs.as_mut_slice().iter_mut().zip(fired) {
             leg.note(revents);
         }
         Ok(())
+    }
+}
+
+/// The legs of a set; one is the common number, and costs no more than itself.
+#[derive(Clone, Debug, Default)]
+enum Legs {
+    #[default]
+    None,
+    One(Leg),
+    Several(SmallVec<[Leg; INLINE_LEGS]>),
+}
+
+impl Legs {
+    #[inline]
+    fn push(&mut self, leg: Leg) {
+        if let Self::None = self {
+            *self = Self::One(leg);
+        } else {
+            self.push_another(leg);
+        }
+    }
+
+    #[inline(never)]
+    fn push_another(&mut self, leg: Leg) {
+        let mut legs = match std::mem::take(self) {
+            Self::None => SmallVec::new(),
+            Self::One(first) => SmallVec::from_iter([first]),
+            Self::Several(legs) => legs,
+        };
+        legs.push(leg);
+        *self = Self::Several(legs);
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Leg] {
+        match self {
+            Self::None => &mut [],
+            Self::One(leg) => std::slice::from_mut(leg),
+            Self::Several(legs) => legs,
+        }
     }
 }
 
@@ -237,19 +281,13 @@ fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
 
 #[inline]
 fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    if let Some(until) = until {
-        return poll_timed(fds, until);
-    }
-    retry_on_intr(|| rustix::event::poll(fds, None))?;
-    Ok(())
-}
-
-#[inline(never)]
-fn poll_timed(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<()> {
-    retry_on_intr(|| {
-        let left = timespec(until.saturating_duration_since(Instant::now()));
-        rustix::event::poll(fds, Some(&left))
-    })?;
+    match until {
+        None => retry_on_intr(|| rustix::event::poll(fds, None))?,
+        Some(until) => retry_on_intr(|| {
+            let left = timespec(until.saturating_duration_since(Instant::now()));
+            rustix::event::poll(fds, Some(&left))
+        })?,
+    };
     Ok(())
 }
 
