@@ -31,6 +31,11 @@ pub struct Leg {
 }
 
 impl Leg {
+    #[inline]
+    fn new(fd: &SharedFd, on: Interest, grants: Interest) -> Self {
+        Self { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() }
+    }
+
     /// The descriptor.
     pub fn fd(&self) -> &SharedFd {
         &self.fd
@@ -134,7 +139,11 @@ impl PollSet {
     #[inline]
     pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
         let grants = if self.internal { Interest::empty() } else { grants };
-        self.legs.push(Leg { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() });
+        if let Legs::None = self.legs {
+            self.legs = Legs::One(Leg::new(fd, on, grants));
+        } else {
+            self.legs.push(Leg::new(fd, on, grants));
+        }
     }
 
     /// Asks to be driven again at `when` at the latest; the earliest such time counts.
@@ -241,17 +250,8 @@ enum Legs {
 }
 
 impl Legs {
-    #[inline]
-    fn push(&mut self, leg: Leg) {
-        if let Self::None = self {
-            *self = Self::One(leg);
-        } else {
-            self.push_another(leg);
-        }
-    }
-
     #[inline(never)]
-    fn push_another(&mut self, leg: Leg) {
+    fn push(&mut self, leg: Leg) {
         let mut legs = match std::mem::take(self) {
             Self::None => SmallVec::new(),
             Self::One(first) => SmallVec::from_iter([first]),
