@@ -234,12 +234,12 @@ impl Channel for Socket {
 
     #[inline]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
-        match self.slot.borrow() {
-            Ok(fd) => {
+        match self.slot.try_borrow() {
+            Some(fd) => {
                 set.add(fd.shared(), interest, interest);
                 Readiness::empty()
             }
-            Err(_closed) => Readiness::from(interest) | Readiness::HANGUP,
+            None => Readiness::from(interest) | Readiness::HANGUP,
         }
     }
 

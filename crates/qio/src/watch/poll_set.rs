@@ -192,10 +192,10 @@ impl PollSet {
     /// What the legs that fired mean to the user of the channel.
     #[inline]
     pub fn granted(&self) -> Readiness {
-        match &self.legs {
-            Legs::One(leg) => leg.granted(),
-            _ => self.legs().iter().fold(Readiness::empty(), |all, leg| all | leg.granted()),
+        if let Legs::One(leg) = &self.legs {
+            return leg.granted();
         }
+        self.legs().iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
     }
 
     /// Blocks this thread in poll(2) until a leg fires, or until the earlier of `until` and the
