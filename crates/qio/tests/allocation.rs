@@ -67,7 +67,7 @@ fn allocates_nothing(name: &str, mut operation: impl FnMut()) {
 }
 
 fn pair() -> (Box<dyn Channel>, Box<dyn Channel>) {
-    let (left, right) = Socket::pair().unwrap();
+    let (left, right) = Socket::pair().expect("socketpair");
     (Box::new(left), Box::new(right))
 }
 

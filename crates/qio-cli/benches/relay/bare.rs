@@ -16,6 +16,9 @@ pub(crate) const SUBCOMMAND: &str = "bare-loop";
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// As much as the relay of qio takes, so that the loops differ in what is around them.
+const PIPE_BYTES: usize = 512 * 1024;
+
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let usage = || Error::new(ErrorKind::InvalidInput, "bare-loop splice|copy|connect PORT TARGET");
     match args {
@@ -66,9 +69,11 @@ fn one_way(from: &OwnedFd, to: &OwnedFd, carry: fn(&OwnedFd, &OwnedFd) -> Result
 
 fn splice(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let (exit, entry) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // The limits on pipes may forbid it; then it is the usual 64 KiB.
+    let _ = rustix::pipe::fcntl_setpipe_size(&entry, PIPE_BYTES);
     loop {
         let flags = SpliceFlags::MOVE;
-        let mut left = rustix::pipe::splice(from, None, entry.as_fd(), None, CHUNK_BYTES, flags)?;
+        let mut left = rustix::pipe::splice(from, None, entry.as_fd(), None, PIPE_BYTES, flags)?;
         if left == 0 {
             return Ok(());
         }

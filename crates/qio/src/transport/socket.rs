@@ -266,7 +266,7 @@ impl Channel for Socket {
 
     #[inline]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
-        let Ok(fd) = self.slot.borrow() else {
+        let Some(fd) = self.slot.try_borrow() else {
             return Readiness::from(interest) | Readiness::HANGUP;
         };
         if interest.is_empty() {

@@ -31,6 +31,11 @@ pub struct Leg {
 }
 
 impl Leg {
+    #[inline]
+    fn new(fd: &SharedFd, on: Interest, grants: Interest) -> Self {
+        Self { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() }
+    }
+
     /// The descriptor.
     pub fn fd(&self) -> &SharedFd {
         &self.fd
@@ -112,7 +117,7 @@ impl AsFd for Leg {
 /// Made to be kept and refilled: the first four legs need no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct PollSet {
-    legs: SmallVec<[Leg; INLINE_LEGS]>,
+    legs: Legs,
     deadline: Option<Instant>,
     internal: bool,
 }
@@ -126,7 +131,7 @@ impl PollSet {
 
     /// Removes every leg and the deadline.
     pub fn clear(&mut self) {
-        self.legs.clear();
+        self.legs = Legs::None;
         self.deadline = None;
     }
 
@@ -134,7 +139,11 @@ impl PollSet {
     #[inline]
     pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
         let grants = if self.internal { Interest::empty() } else { grants };
-        self.legs.push(Leg { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() });
+        if let Legs::None = self.legs {
+            self.legs = Legs::One(Leg::new(fd, on, grants));
+        } else {
+            self.legs.push(Leg::new(fd, on, grants));
+        }
     }
 
     /// Asks to be driven again at `when` at the latest; the earliest such time counts.
@@ -154,8 +163,13 @@ impl PollSet {
     }
 
     /// The descriptors to poll.
+    #[inline]
     pub fn legs(&self) -> &[Leg] {
-        &self.legs
+        match &self.legs {
+            Legs::None => &[],
+            Legs::One(leg) => std::slice::from_ref(leg),
+            Legs::Several(legs) => legs,
+        }
     }
 
     /// The time at which to drive and ask again, although nothing fired.
@@ -165,12 +179,12 @@ impl PollSet {
 
     /// Whether nothing could ever end a wait on this set.
     pub fn is_empty(&self) -> bool {
-        self.legs.is_empty() && self.deadline.is_none()
+        self.legs().is_empty() && self.deadline.is_none()
     }
 
     /// Records that the leg at `index` fired. For event loops that poll by their own means.
     pub fn mark(&mut self, index: usize, fired: Readiness) {
-        if let Some(leg) = self.legs.get_mut(index) {
+        if let Some(leg) = self.legs.as_mut_slice().get_mut(index) {
             leg.fired |= fired;
         }
     }
@@ -178,7 +192,10 @@ impl PollSet {
     /// What the legs that fired mean to the user of the channel.
     #[inline]
     pub fn granted(&self) -> Readiness {
-        self.legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
+        if let Legs::One(leg) = &self.legs {
+            return leg.granted();
+        }
+        self.legs().iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
     }
 
     /// Blocks this thread in poll(2) until a leg fires, or until the earlier of `until` and the
@@ -196,15 +213,15 @@ impl PollSet {
             None => until,
             Some(own) => Some(until.map_or(own, |until| until.min(own))),
         };
-        if let [leg] = self.legs.as_mut_slice() {
-            return poll_one(leg, until);
+        match &mut self.legs {
+            Legs::One(leg) => poll_one(leg, until),
+            _ => self.poll_many(until),
         }
-        self.poll_many(until)
     }
 
     #[cold]
     fn poll_many(&mut self, until: Option<Instant>) -> io::Result<()> {
-        if self.legs.is_empty() && until.is_none() {
+        if self.legs().is_empty() && until.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "nothing to wait for: no descriptor and no deadline",
@@ -212,18 +229,48 @@ impl PollSet {
         }
         let fired: SmallVec<[PollFlags; INLINE_LEGS]> = {
             let mut fds: SmallVec<[PollFd<'_>; INLINE_LEGS]> =
-                self.legs.iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
+                self.legs().iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
             poll_until(&mut fds, until)?;
             fds.iter().map(PollFd::revents).collect()
         };
-        for (leg, revents) in self.legs.iter_mut().zip(fired) {
+        for (leg, revents) in self.legs.as_mut_slice().iter_mut().zip(fired) {
             leg.note(revents);
         }
         Ok(())
     }
 }
 
-#[inline]
+/// The legs of a set; one is the common number, and costs no more than itself.
+#[derive(Clone, Debug, Default)]
+enum Legs {
+    #[default]
+    None,
+    One(Leg),
+    Several(SmallVec<[Leg; INLINE_LEGS]>),
+}
+
+impl Legs {
+    #[inline(never)]
+    fn push(&mut self, leg: Leg) {
+        let mut legs = match std::mem::take(self) {
+            Self::None => SmallVec::new(),
+            Self::One(first) => SmallVec::from_iter([first]),
+            Self::Several(legs) => legs,
+        };
+        legs.push(leg);
+        *self = Self::Several(legs);
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Leg] {
+        match self {
+            Self::None => &mut [],
+            Self::One(leg) => std::slice::from_mut(leg),
+            Self::Several(legs) => legs,
+        }
+    }
+}
+
+#[inline(always)]
 fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
     let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
     poll_until(&mut fds, until)?;

@@ -43,25 +43,33 @@ impl Slot {
     /// `NotConnected` when the slot was emptied: the channel is closed.
     #[inline(always)]
     pub fn borrow(&self) -> io::Result<Borrowed<'_>> {
-        if !self.is_empty()
-            && let Ok(current) = self.current.try_read()
-            && current.is_some()
-        {
-            return Ok(Borrowed { current, _let_go: LetGo { slot: self } });
+        self.try_borrow().ok_or_else(closed)
+    }
+
+    /// Borrows the descriptor; `None` when the slot was emptied.
+    #[inline(always)]
+    pub fn try_borrow(&self) -> Option<Borrowed<'_>> {
+        if self.is_empty() {
+            return None;
         }
-        Err(closed())
+        // Locked for writing, or without a descriptor, only if it was emptied since.
+        let current = self.current.try_read().ok()?;
+        if current.is_none() {
+            return None;
+        }
+        Some(Borrowed { current, _let_go: LetGo { slot: self } })
     }
 
     /// Shares ownership of the descriptor, for a [`Leg`](super::Leg); `None` when emptied.
     #[inline]
     pub fn share(&self) -> Option<SharedFd> {
-        let borrowed = self.borrow().ok()?;
+        let borrowed = self.try_borrow()?;
         borrowed.current.clone()
     }
 
     /// Empties the slot. The first caller gets the descriptor.
     pub fn take(&self) -> Option<SharedFd> {
-        let borrowed = self.borrow().ok()?;
+        let borrowed = self.try_borrow()?;
         let fd = borrowed.current.clone();
         let first = !self.emptied.swap(true, Ordering::AcqRel);
         // Letting go of the borrow lets go of the slot's own share too, unless a call is running.
