@@ -1,7 +1,5 @@
 //! After set-up, moving bytes and waiting allocates nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test program")]
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
