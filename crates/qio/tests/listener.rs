@@ -142,7 +142,7 @@ fn a_port_in_use_names_who_uses_it() {
     assert_eq!(error.class(), Class::Open);
     assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
     let report = error.report().to_string();
-    let start = format!("listen {address}: address already in use (");
+    let start = format!("{}: address already in use (", address.replacen(":", " ", 1));
     let end = format!(", process {}, listens there)", std::process::id());
     assert!(report.starts_with(&start) && report.ends_with(&end), "{report}");
 }
@@ -369,7 +369,7 @@ fn only_a_dead_socket_is_replaced() {
     let error = listen_unix(&path).unwrap_err();
     assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
     let report = error.report().to_string();
-    let start = format!("listen listen:unix:{}: address already in use (", path.display());
+    let start = format!("listen unix:{}: address already in use (", path.display());
     let end = format!(", process {}, listens there)", std::process::id());
     assert!(report.starts_with(&start) && report.ends_with(&end), "{report}");
     connect(&Address::unix(&path)).unwrap();
@@ -380,7 +380,7 @@ fn only_a_dead_socket_is_replaced() {
     assert_eq!(
         error.report().to_string(),
         format!(
-            "listen listen:unix:{}: address already in use \
+            "listen unix:{}: address already in use \
              (there is a file of another kind, which is left alone)",
             path.display()
         )
@@ -468,7 +468,7 @@ fn a_descriptor_that_does_not_listen_stays_open_and_untouched() {
     {
         let error = net::listen(&Address::fd(number).listening(), &options).unwrap_err();
         assert_eq!(error.class(), Class::Open);
-        assert_eq!(error.report().to_string(), format!("listen listen:fd:{number}: {cause}"));
+        assert_eq!(error.report().to_string(), format!("listen fd:{number}: {cause}"));
     }
     let ours = inherited.lock().take(1).expect("given back");
     let flags = rustix::fs::fcntl_getfl(ours.as_fd()).unwrap();
