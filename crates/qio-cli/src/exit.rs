@@ -57,6 +57,11 @@ impl Failure {
         Self { status: u8::try_from(128 + number).unwrap_or(1), message: None }
     }
 
+    /// A connection that was given up because the program ends.
+    pub(crate) fn cut() -> Self {
+        Self { status: 0, message: Some("cut before there was another side".to_owned()) }
+    }
+
     /// What to say, without "qio:".
     pub(crate) fn message(&self) -> Option<&str> {
         self.message.as_deref()

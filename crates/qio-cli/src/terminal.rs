@@ -22,7 +22,7 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
-    let opener = Opener::new(&args.opening, inherited);
+    let opener = Opener::new(&args.opening, inherited, &report);
     let channel = tokio::select! {
         channel = opener.open(&args.address) => channel?,
         number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
@@ -53,7 +53,9 @@ pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Resul
         client = adapter::run(listener.accepting()) => client.and_then(|client| client),
         number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
         () = patience => {
-            return Err(Failure::timeout(format!("{}: no client came", args.address)));
+            let address = args.address.to_string();
+            let address = address.trim_start_matches("listen:");
+            return Err(Failure::timeout(format!("listen {address}: no client came in time")));
         }
     };
     let client = client.map_err(|error| Failure::io("accept", &error))?;
