@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qio::net::{Accepted, Inherited, ListenOptions, Listener};
-use qio::relay::RelayOptions;
+use qio::relay::{End, RelayOptions};
 use qio::{Address, Channel, ChannelExt};
 use qio_adapters::tokio as adapter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
@@ -16,7 +16,7 @@ use crate::args::RelayArgs;
 use crate::exit::Failure;
 use crate::report::Report;
 use crate::session::{
-    CutFlag, LIMIT_PAUSE, Opener, child_status, join, outcome, relay_options, turned_on,
+    CutFlag, LIMIT_PAUSE, Opener, child_status, end_child, join, outcome, relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -149,8 +149,15 @@ impl Relay {
         let ends = [Arc::clone(&left), Arc::clone(&right)];
         match join(left, right, options, &connection, self.cut.clone()).await {
             Ok(record) => {
+                let cut = record.end == End::Cut;
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
                 connection.ended(&record);
+                if cut {
+                    for end in ends {
+                        end_child(end).await;
+                    }
+                    return Ok(());
+                }
                 outcome(&record, &what)?;
             }
             Err(error) => {

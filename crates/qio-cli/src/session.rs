@@ -196,6 +196,18 @@ pub(crate) fn outcome(record: &Record, what: &str) -> Result<(), Failure> {
     }
 }
 
+/// Ends the child behind a channel: nobody is left to do so once this program has ended.
+pub(crate) async fn end_child(channel: Arc<dyn Channel>) {
+    if channel.find::<Child>().is_some() {
+        let ladder = move || channel.find::<Child>().map(|child| child.terminate(CHILD_GRACE));
+        // A child that cannot be signalled any more needs no signal.
+        let _ = tokio::task::spawn_blocking(ladder).await;
+    }
+}
+
+/// How long a child may clean up after SIGTERM.
+const CHILD_GRACE: Duration = Duration::from_secs(1);
+
 /// Waits for the child behind a channel to end by itself, for at most `patience`.
 ///
 /// `None` when there is no child, or when it runs on; dropping the channel ends it then.
