@@ -67,6 +67,11 @@ impl Failure {
         self.message.as_deref()
     }
 
+    /// Whether it was a signal or a timeout, not something that went wrong by itself.
+    pub(crate) fn is_by_decision(&self) -> bool {
+        self.status == 5 || self.status > 128
+    }
+
     /// Whether another attempt could go better.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self.status, 3..=5)

@@ -25,7 +25,7 @@ use crate::workers::Workers;
 pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long connections that were cut get to say so.
-const CUT_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
@@ -168,7 +168,10 @@ impl Relay {
         }
         // A child that still works on what it got is not ended before its time.
         for end in ends {
-            child_status(&*end, CHILD_PATIENCE).await;
+            tokio::select! {
+                _ = child_status(&*end, CHILD_PATIENCE) => {}
+                () = turned_on(self.cut.clone()) => end_child(end).await,
+            }
         }
         Ok(())
     }

@@ -136,12 +136,12 @@ impl Report {
         let total = self.moved.load(Ordering::Relaxed) + running;
         let rate = total.saturating_sub(before) as f64 / Self::REFRESH.as_secs_f64();
         self.bar.set_message(format!(
-            "{} live, {} served, {} moved, {}/s, {:.0?}",
+            "{} live, {} served, {} moved, {}/s, {} s",
             live.len(),
             self.served.load(Ordering::Relaxed),
             HumanBytes(total),
             HumanBytes(rate as u64),
-            Duration::from_secs(self.started.elapsed().as_secs()),
+            self.started.elapsed().as_secs(),
         ));
         self.bar.tick();
         total
