@@ -1,7 +1,5 @@
 //! `qio demo`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
 mod common;
 
 use common::{qio, run};

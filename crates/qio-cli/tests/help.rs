@@ -2,8 +2,6 @@
 //!
 //! The help texts are committed: run with `QIO_UPDATE_HELP=1` to write them anew.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
 mod common;
 
 use std::fs;

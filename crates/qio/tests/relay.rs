@@ -1,5 +1,7 @@
 //! The relay, over real sockets, pipes and memory.
 
+#![expect(clippy::unwrap_used, reason = "a test program")]
+
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::ops::ControlFlow;
