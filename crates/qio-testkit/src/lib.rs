@@ -1,1 +1,28 @@
-//! The test kit.
+//! The test kit of qio: what proves that a channel keeps the contract.
+//!
+//! - [`scope`]: a test that leaks a descriptor or hangs fails and says where.
+//! - [`Job`]: a call in another thread that can be seen to sleep and must come back.
+//! - [`count_waits`]: how often a call had to wait.
+//! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
+//! - [`cut`]: the same session, ended after every byte and at every step.
+//! - [`mod@conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
+//!
+//! Not published: only tests use it. It panics where library code must not.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test kit fails by panicking")]
+
+pub mod chaos;
+pub mod conformance;
+mod counting;
+pub mod cut;
+mod job;
+mod ledger;
+mod scope;
+
+pub use chaos::{Chaos, Plan};
+pub use conformance::{Pair, Subject};
+pub use counting::{count_waits, resident_bytes};
+pub use job::Job;
+pub use ledger::{Descriptor, Ledger};
+pub use scope::scope;

@@ -5,13 +5,14 @@
 mod common;
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read};
+use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{announcing_waits, eventually, in_own_process, patience};
-use qio::transport::{Access, Child, Command, Stderr};
-use qio::watch::PollSet;
+use common::{announcing_waits, eventually, impatiently, in_own_process, patience};
+use qio::transport::{Access, Child, Command, Pipe, Stderr};
+use qio::watch::{PollSet, run};
 use qio::{Channel, ChannelExt, Direction, Features, Interest, Io, Mode, Readiness};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
@@ -22,13 +23,13 @@ fn shell(script: &str) -> Command {
 
 fn text(channel: &impl Channel) -> String {
     let mut text = String::new();
-    Io(channel).read_to_string(&mut text).unwrap();
+    impatiently(|| Io(channel).read_to_string(&mut text)).unwrap();
     text
 }
 
 /// A child that is there until somebody ends it, and has said so.
 fn sleeper(prelude: &str, options: impl FnOnce(Command) -> Command) -> Child {
-    let script = format!("{prelude} echo ready; exec sleep 1000 >/dev/null");
+    let script = format!("{prelude} echo ready; exec sleep 60 >/dev/null");
     let child = options(shell(&script).access(Access::ReadOnly)).spawn().unwrap();
     assert_eq!(text(&child), "ready\n");
     child
@@ -256,14 +257,14 @@ fn the_end_of_the_stream_is_that_of_the_pipe_and_not_of_the_process() {
 fn terminating_gives_a_child_its_grace() {
     let child = sleeper("", |command| command);
     let start = Instant::now();
-    let status = child.terminate(common::PATIENCE).unwrap();
+    let status = impatiently(|| child.terminate(common::PATIENCE)).unwrap();
     assert_eq!(status.signal(), Some(15));
     assert!(start.elapsed() < common::PATIENCE);
 
     let child = shell("trap 'exit 7' TERM; echo ready; while :; do read x; done");
     let child = child.spawn().unwrap();
     child.read_exact(&mut [0; 6]).unwrap();
-    assert_eq!(child.terminate(common::PATIENCE).unwrap().code(), Some(7));
+    assert_eq!(impatiently(|| child.terminate(common::PATIENCE)).unwrap().code(), Some(7));
 }
 
 #[test]
@@ -271,7 +272,7 @@ fn a_child_that_ignores_term_is_killed_after_its_grace() {
     let child = sleeper("trap '' TERM;", |command| command);
     let start = Instant::now();
     let grace = Duration::from_millis(30);
-    assert_eq!(child.terminate(grace).unwrap().signal(), Some(9));
+    assert_eq!(impatiently(|| child.terminate(grace)).unwrap().signal(), Some(9));
     assert!(start.elapsed() >= grace);
     assert!(start.elapsed() < common::PATIENCE);
 }
@@ -298,8 +299,10 @@ fn a_child_that_drains_slowly_gets_everything_although_it_was_dropped() {
     let start = Instant::now();
     drop(child);
     assert!(start.elapsed() < Duration::from_secs(5), "dropping does not wait");
-    // Blocks until the child has opened its side; then lets it go on.
-    std::fs::write(&gate, "go\n").unwrap();
+    let ControlFlow::Break(opened) = run(Pipe::open_fifo_write(&gate), patience()).unwrap() else {
+        panic!("the child does not wait at the gate any more")
+    };
+    opened.unwrap().write_all(b"go\n").unwrap();
     witness.sees_it_reaped();
     assert_eq!(std::fs::read(&copy).unwrap(), bytes);
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -72,6 +72,37 @@ fn open_write_by_std(path: &Path) -> std::fs::File {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().write(true).custom_flags(flags).open(path).unwrap()
+}
+
+#[test]
+fn a_first_writer_that_comes_during_a_read_is_not_the_end() {
+    let (_dir, path) = fifo();
+    let (go, starts) = std::sync::mpsc::sync_channel::<()>(0);
+    let (written, writes) = std::sync::mpsc::channel();
+    let writer_path = path.clone();
+    let writer = std::thread::spawn(move || {
+        for () in starts {
+            let mut file = open_write_by_std(&writer_path);
+            file.write_all(b"x").unwrap();
+            written.send(file).unwrap();
+        }
+    });
+    for _ in 0..500 {
+        let reader = Pipe::open_fifo_read(&path).unwrap();
+        reader.set_mode(Mode::NonBlocking).unwrap();
+        go.send(()).unwrap();
+        let n = loop {
+            match reader.read(&mut [0]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => break result.unwrap(),
+            }
+        };
+        let file = writes.recv().unwrap();
+        assert_eq!(n, 1, "there is a byte, and the writer is still there");
+        drop(file);
+    }
+    drop(go);
+    writer.join().unwrap();
 }
 
 #[test]

@@ -34,6 +34,9 @@ struct Waits {
     /// Counts what a half took note of and cleared: the other half, if it looked before that,
     /// looks again, because the event may have brought something for it too.
     cleared: u64,
+    /// What a half waits for that the other half may bring about: where a channel works on its
+    /// legs itself, either half does that work for both.
+    internal: [Option<Interest>; 2],
 }
 
 /// How one half waits.
@@ -99,7 +102,9 @@ impl<C: Channel> Hub<C> {
                 may_try = self.drive(side.half, interest)?;
             }
             if may_try {
-                match attempt(&self.channel) {
+                let result = attempt(&self.channel);
+                self.tell_other(side.half);
+                match result {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     result => {
                         budget.made_progress();
@@ -138,8 +143,12 @@ impl<C: Channel> Hub<C> {
         let waits = &mut *waits;
         let set = &mut waits.sets[side.half as usize];
         set.clear();
+        waits.internal[side.half as usize] = None;
         if !self.channel.watch(interest, set).is_empty() || waits.cleared != cleared_before {
             return None;
+        }
+        if set.legs().iter().any(|leg| leg.grants().is_empty()) {
+            waits.internal[side.half as usize] = Some(interest);
         }
         let mut tried =
             ticks.into_iter().filter(|tick| wanted(&[&*set], tick.fd()).contains(tick.interest()));
@@ -199,7 +208,9 @@ impl<C: Channel> Hub<C> {
 
     /// Lets the channel work on what fired, and says whether an attempt is worth it now.
     fn drive(&self, half: Direction, interest: Interest) -> Result<bool> {
-        self.channel.drive(Instant::now())?;
+        let driven = self.channel.drive(Instant::now());
+        self.tell_other(half);
+        driven?;
         let mut waits = self.lock();
         let set = &mut waits.sets[half as usize];
         // The other half may have seen the event first and cleared it: where a leg grants
@@ -209,9 +220,28 @@ impl<C: Channel> Hub<C> {
         Ok(!self.channel.watch(interest, &mut now).is_empty() || direct)
     }
 
+    /// Wakes the other half if what this one did is what it waits for.
+    ///
+    /// The bytes that the other half waits for may be in the channel now, and no longer in the
+    /// descriptor: epoll(7) looks again before it reports, and would have nothing to report.
+    fn tell_other(&self, half: Direction) {
+        let other = match half {
+            Direction::Read => Direction::Write,
+            Direction::Write => Direction::Read,
+        };
+        let waits = self.lock();
+        let Some(interest) = waits.internal[other as usize] else { return };
+        let ready = self.channel.watch(interest, &mut PollSet::new());
+        drop(waits);
+        if !ready.is_empty() {
+            self.slots.of(other).nudge();
+        }
+    }
+
     fn stop(&self, side: &mut Side, slot: &Slot, failed: bool) {
         if side.parked.take().is_some() {
             slot.stop();
+            self.lock().internal[side.half as usize] = None;
         }
         side.fruitless = 0;
         if failed {
@@ -240,7 +270,8 @@ impl Waits {
     ) -> Result<bool> {
         let changed = self.reactor.sync(&self.sets)?;
         let set = &self.sets[side.half as usize];
-        slot.narrow(set.legs().iter().fold(Interest::empty(), |all, leg| all | leg.on()));
+        let legs = set.legs().iter();
+        slot.narrow(legs.fold(Interest::empty(), |all, leg| all | wanted(&[set], leg.fd())));
         let mut fired = false;
         let mut closed: SmallVec<[_; INLINE]> = SmallVec::new();
         for registration in self.reactor.registrations() {

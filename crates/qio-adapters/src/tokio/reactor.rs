@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use qio::watch::{PollSet, SharedFd};
+use qio::watch::{Leg, PollSet, SharedFd};
 use qio::{Direction, Interest};
 use smallvec::SmallVec;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
@@ -37,7 +37,7 @@ impl Reactor {
         for leg in sets.iter().flat_map(|set| set.borrow().legs()) {
             let at = self.registrations.iter().position(|known| Arc::ptr_eq(known.fd(), leg.fd()));
             match at {
-                Some(at) if self.registrations[at].interest.contains(leg.on()) => continue,
+                Some(at) if self.registrations[at].interest.contains(polled_for(leg)) => continue,
                 Some(at) => {
                     // The interest only grows: which direction is waited for may alternate with
                     // every message, and each change costs two system calls.
@@ -149,7 +149,13 @@ impl Tick<'_> {
 pub(super) fn wanted<S: Borrow<PollSet>>(sets: &[S], fd: &SharedFd) -> Interest {
     let legs = sets.iter().flat_map(|set| set.borrow().legs());
     legs.filter(|leg| Arc::ptr_eq(leg.fd(), fd))
-        .fold(Interest::empty(), |wanted, leg| wanted | leg.on())
+        .fold(Interest::empty(), |wanted, leg| wanted | polled_for(leg))
+}
+
+/// A leg for nothing waits for a hang-up or an error, which are always reported. tokio reports them
+/// to writers; the room that is there at the start is noted once.
+fn polled_for(leg: &Leg) -> Interest {
+    if leg.on().is_empty() { Interest::WRITE } else { leg.on() }
 }
 
 /// The directions in `interest`.

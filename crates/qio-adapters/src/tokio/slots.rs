@@ -95,9 +95,18 @@ impl Slot {
         waiting.wants = Interest::empty();
     }
 
+    /// Wakes the half if it waits, for whatever.
+    pub(super) fn nudge(&self) {
+        self.wake_if(|_| true);
+    }
+
     fn wake(&self, fired: Interest) {
+        self.wake_if(|waiting| waiting.wants.intersects(fired));
+    }
+
+    fn wake_if(&self, concerns: impl FnOnce(&Waiting) -> bool) {
         let mut waiting = self.lock();
-        if !waiting.wants.intersects(fired) {
+        if !concerns(&waiting) {
             return;
         }
         waiting.fired = true;

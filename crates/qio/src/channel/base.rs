@@ -76,6 +76,7 @@ impl Base {
     /// # Errors
     ///
     /// `ResourceBusy` when somebody does already: one reader and one writer at a time.
+    #[inline]
     pub(crate) fn begin_wait(&self, interest: Interest) -> io::Result<Waiting<'_>> {
         let before = self.waiting.fetch_or(interest.bits(), Ordering::Acquire);
         let taken = before & interest.bits();
@@ -103,6 +104,7 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Drop for Waiting<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.base.waiting.fetch_and(!self.interest.bits(), Ordering::Release);
     }

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use super::{
-    Channel, FdSink, Features, MAX_FDS_PER_MESSAGE, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
+    Base, Channel, FdSink, Features, MAX_FDS_PER_MESSAGE, Mode, ReadFlags, ReadOp, WriteFlags,
+    WriteOp,
 };
 use crate::interest::{Interest, Readiness};
 use crate::watch::{PollSet, waiter};
@@ -99,7 +100,7 @@ pub trait ChannelExt: Channel {
         flags: ReadFlags,
         fds: Option<&mut FdSink>,
     ) -> Result<usize> {
-        check_read(self.as_channel(), flags, fds.is_some())?;
+        check_read(self, flags, fds.is_some())?;
         match filled_mut(bufs) {
             [] => Ok(0),
             bufs => read_op(self, &mut ReadOp::new(bufs).with(flags, fds)),
@@ -165,12 +166,7 @@ pub trait ChannelExt: Channel {
         match read_op(self, &mut ReadOp::new(&mut [IoSliceMut::new(buf)])) {
             Ok(n) if n == buf.len() => Ok(true),
             Ok(0) => Ok(false),
-            first => {
-                let mut bufs = &mut [IoSliceMut::new(buf)][..];
-                let done = progress(first)?;
-                IoSliceMut::advance_slices(&mut bufs, done);
-                read_rest(self.as_channel(), bufs, done, ReadFlags::empty(), None)
-            }
+            first => read_more(self.as_channel(), buf, first),
         }
     }
 
@@ -304,7 +300,7 @@ pub trait ChannelExt: Channel {
         flags: WriteFlags,
         fds: &[BorrowedFd<'_>],
     ) -> Result<usize> {
-        check_write(self.as_channel(), fds)?;
+        check_write(self, fds)?;
         match filled(bufs) {
             [] if fds.is_empty() => Ok(0),
             [] => Err(invalid(self.as_channel(), "descriptors need a byte that carries them")),
@@ -350,11 +346,7 @@ pub trait ChannelExt: Channel {
         }
         match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)])) {
             Ok(n) if n == buf.len() => Ok(()),
-            first => {
-                let mut bufs = &mut [IoSlice::new(buf)][..];
-                IoSlice::advance_slices(&mut bufs, progress(first)?);
-                write_rest(self.as_channel(), bufs, WriteFlags::empty(), &[])
-            }
+            first => write_more(self.as_channel(), buf, first),
         }
     }
 
@@ -495,6 +487,13 @@ fn write_blocking<C: Channel + ?Sized>(
     Err(error)
 }
 
+/// What is left to do after a first attempt that did not bring everything.
+#[cold]
+fn read_more(channel: &dyn Channel, buf: &mut [u8], first: Result<usize>) -> Result<bool> {
+    let done = progress(first)?;
+    read_rest(channel, &mut [IoSliceMut::new(&mut buf[done..])], done, ReadFlags::empty(), None)
+}
+
 fn read_rest(
     channel: &dyn Channel,
     bufs: &mut [IoSliceMut<'_>],
@@ -518,6 +517,13 @@ fn read_rest(
         }
     }
     Ok(true)
+}
+
+/// What is left to do after a first attempt that did not take everything.
+#[cold]
+fn write_more(channel: &dyn Channel, buf: &[u8], first: Result<usize>) -> Result<()> {
+    let done = progress(first)?;
+    write_rest(channel, &mut [IoSlice::new(&buf[done..])], WriteFlags::empty(), &[])
 }
 
 fn write_rest(
@@ -575,24 +581,43 @@ fn until_done(
 fn wait(channel: &dyn Channel, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
     let _waiting = channel.base().begin_wait(interest)?;
     let mut set = PollSet::new();
+    let ready = channel.watch(interest, &mut set);
+    if !ready.is_empty() {
+        return Ok(ready);
+    }
+    waiter::park(&mut set, deadline)?;
+    let granted = set.granted();
+    if !granted.is_empty() {
+        return Ok(granted);
+    }
+    wait_on(channel, interest, deadline, &mut set)
+}
+
+/// Goes on with a wait that woke up with nothing for the user: time passed, or a layer got
+/// something to work on.
+#[cold]
+fn wait_on(
+    channel: &dyn Channel,
+    interest: Interest,
+    deadline: Option<Instant>,
+    set: &mut PollSet,
+) -> Result<Readiness> {
     loop {
-        let ready = channel.watch(interest, &mut set);
-        if !ready.is_empty() {
-            return Ok(ready);
-        }
-        waiter::park(&mut set, deadline)?;
-        let granted = set.granted();
-        if !granted.is_empty() {
-            return Ok(granted);
-        }
-        // Nothing for the user yet: time passed, or a layer got something to work on.
         let now = Instant::now();
         channel.drive(now)?;
         set.clear();
+        // What the drive brought counts, although the time may be up.
+        let ready = channel.watch(interest, set);
+        if !ready.is_empty() {
+            return Ok(ready);
+        }
         if deadline.is_some_and(|deadline| deadline <= now) {
-            // What the drive brought counts, although the time is up.
-            let ready = channel.watch(interest, &mut set);
-            return if ready.is_empty() { Err(ErrorKind::TimedOut.into()) } else { Ok(ready) };
+            return Err(ErrorKind::TimedOut.into());
+        }
+        waiter::park(set, deadline)?;
+        let granted = set.granted();
+        if !granted.is_empty() {
+            return Ok(granted);
         }
     }
 }
@@ -617,17 +642,19 @@ fn filled<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
     &bufs[first..]
 }
 
-fn check_read(channel: &dyn Channel, flags: ReadFlags, with_fds: bool) -> Result<()> {
+#[inline]
+fn check_read<C: Channel + ?Sized>(channel: &C, flags: ReadFlags, with_fds: bool) -> Result<()> {
     if flags.contains(ReadFlags::PEEK) {
         require(channel, Features::PEEK, "peeking")?;
         if with_fds {
-            return Err(invalid(channel, "a peek cannot take descriptors"));
+            return Err(invalid(channel.as_channel(), "a peek cannot take descriptors"));
         }
     }
     if with_fds { require(channel, Features::FD_PASS, "receiving descriptors") } else { Ok(()) }
 }
 
-fn check_write(channel: &dyn Channel, fds: &[BorrowedFd<'_>]) -> Result<()> {
+#[inline]
+fn check_write<C: Channel + ?Sized>(channel: &C, fds: &[BorrowedFd<'_>]) -> Result<()> {
     if fds.is_empty() {
         return Ok(());
     }
@@ -637,17 +664,21 @@ fn check_write(channel: &dyn Channel, fds: &[BorrowedFd<'_>]) -> Result<()> {
             "{} descriptors in one message, the kernel takes {MAX_FDS_PER_MESSAGE}",
             fds.len()
         );
-        return Err(invalid(channel, &text));
+        return Err(invalid(channel.as_channel(), &text));
     }
     Ok(())
 }
 
-fn require(channel: &dyn Channel, feature: Features, what: &str) -> Result<()> {
-    if channel.base().features().contains(feature) {
-        return Ok(());
-    }
-    let text = format!("{}: {what} is not supported by this channel", channel.base().name());
-    Err(Error::new(ErrorKind::Unsupported, text))
+#[inline]
+fn require<C: Channel + ?Sized>(channel: &C, feature: Features, what: &str) -> Result<()> {
+    let base = channel.base();
+    if base.features().contains(feature) { Ok(()) } else { Err(unsupported(base, what)) }
+}
+
+#[cold]
+fn unsupported(base: &Base, what: &str) -> Error {
+    let text = format!("{}: {what} is not supported by this channel", base.name());
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 #[cold]

@@ -31,6 +31,7 @@ impl FdSink {
     }
 
     /// How many more descriptors there is room for.
+    #[inline]
     pub fn room(&self) -> usize {
         self.limit - self.fds.len()
     }
@@ -53,6 +54,7 @@ impl FdSink {
     /// Takes one received descriptor. For channels that receive some.
     ///
     /// Gives it back when there is no room.
+    #[inline]
     pub fn push(&mut self, fd: OwnedFd) -> Result<(), OwnedFd> {
         if !self.keep {
             self.dropped += 1;

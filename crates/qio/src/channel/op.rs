@@ -52,6 +52,7 @@ impl<'a, 'b> ReadOp<'a, 'b> {
         Self { bufs, fds: None, offset: None, flags: ReadFlags::empty() }
     }
 
+    #[inline]
     pub(super) fn with(mut self, flags: ReadFlags, fds: Option<&'a mut FdSink>) -> Self {
         self.flags = flags;
         self.fds = fds;
@@ -116,6 +117,7 @@ impl<'a, 'b> WriteOp<'a, 'b> {
         Self { bufs, fds: &[], offset: None, flags: WriteFlags::empty() }
     }
 
+    #[inline]
     pub(super) fn with(mut self, flags: WriteFlags, fds: &'a [BorrowedFd<'a>]) -> Self {
         self.flags = flags;
         self.fds = fds;

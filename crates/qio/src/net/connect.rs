@@ -103,7 +103,8 @@ impl Request<'_> {
 }
 
 impl Connect {
-    /// Starts to open `address`. What is wrong with it comes out of the first step.
+    /// Starts to open `address`: a name begins to be resolved, a program runs. What is wrong with
+    /// it comes out of the first step.
     pub fn new(address: &Address, options: &ConnectOptions) -> Self {
         let text = address.to_string();
         // A time that no clock can show never comes.
@@ -113,9 +114,12 @@ impl Connect {
             Role::Connect => address.check(),
             Role::Listen => Err(Refusal::new("this is an address to listen on")),
         };
-        let opening = opening
-            .map_err(|refusal| refusal.of("connect", &text))
-            .and_then(|()| (address.scheme().connect)(address, &request));
+        let cancelled = options.cancel.as_ref().is_some_and(Cancel::is_triggered);
+        let opening = match opening {
+            Err(refusal) => Err(refusal.of("connect", &text)),
+            Ok(()) if cancelled => Err(given_up(&text)),
+            Ok(()) => (address.scheme().connect)(address, &request),
+        };
         let state = match opening {
             Ok(opening) => State::Opening(opening),
             Err(error) => State::Over(Some(error)),
@@ -133,8 +137,7 @@ impl Connect {
             }
         };
         if self.cancel.as_ref().is_some_and(Cancel::is_triggered) {
-            let error = Error::new(Class::Cancelled, "connect", &self.address);
-            return Poll::Ready(Err(error.because("given up on request")));
+            return Poll::Ready(Err(given_up(&self.address)));
         }
         match opening {
             Opening::Ready(channel) => Poll::Ready(Ok(Arc::clone(channel))),
@@ -176,6 +179,10 @@ impl Steps for Connect {
             cancel.watch(set);
         }
     }
+}
+
+fn given_up(address: &str) -> Error {
+    Error::new(Class::Cancelled, "connect", address).because("given up on request")
 }
 
 impl fmt::Debug for Connect {

@@ -338,7 +338,8 @@ impl Bound {
     }
 }
 
-/// A Unix client is asked for nothing: most have no address, and the descriptor tells the rest.
+/// A Unix client is not asked for its address: most have none, and the conversion of one that fills
+/// its structure to the last byte panics in rustix 1.1.
 fn accept_once(
     fd: BorrowedFd<'_>,
     family: AddressFamily,

@@ -75,14 +75,24 @@ impl Channel for Duplex {
 
     fn close(&self) -> Result<()> {
         // An end closed from here is an error here, and for the peer the end of what was sent.
-        self.incoming.change(|state| {
+        let close_reader = |state: &mut State| {
             state.reader_closed = true;
             state.bytes = VecDeque::new();
-        });
-        self.outgoing.change(|state| {
+        };
+        let close_writer = |state: &mut State| {
             state.finished = true;
             state.writer_closed = true;
-        });
+        };
+        if Arc::ptr_eq(&self.incoming, &self.outgoing) {
+            // In one change, or who wakes in between finds one half closed and tells the other's.
+            self.incoming.change(|state| {
+                close_reader(state);
+                close_writer(state);
+            });
+        } else {
+            self.incoming.change(close_reader);
+            self.outgoing.change(close_writer);
+        }
         Ok(())
     }
 

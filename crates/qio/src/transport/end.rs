@@ -1,6 +1,6 @@
 //! One end of something that is not a socket we own: a pipe, a FIFO, a terminal, a device.
 
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, ErrorKind, IoSlice, IsTerminal, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -55,6 +55,7 @@ pub(super) enum Kind {
     Socket,
     /// Never waits: a regular file, a block device.
     Storage,
+    Terminal,
     Device,
 }
 
@@ -85,6 +86,7 @@ impl End {
             FileType::Fifo => Kind::Pipe,
             FileType::Socket => Kind::Socket,
             FileType::RegularFile | FileType::BlockDevice | FileType::Directory => Kind::Storage,
+            _ if fd.is_terminal() => Kind::Terminal,
             _ => Kind::Device,
         };
         if ownership == Ownership::Exclusive && kind != Kind::Storage {
@@ -141,14 +143,18 @@ impl End {
             match result {
                 Err(Errno::INTR) => {}
                 // A terminal whose other side is gone.
-                Err(Errno::IO) if self.kind == Kind::Device => break 0,
+                Err(Errno::IO) if self.kind == Kind::Terminal => break 0,
+                Ok(0) if !self.had_writer.load(Ordering::Relaxed) => {
+                    if !poll_now(fd.as_fd(), PollFlags::IN)? {
+                        return Err(ErrorKind::WouldBlock.into());
+                    }
+                    // The first writer came, perhaps after the read: there may be bytes of it.
+                    self.had_writer.store(true, Ordering::Relaxed);
+                }
                 result => break result?,
             }
         };
         if n == 0 && self.kind != Kind::Storage {
-            if !self.had_writer.load(Ordering::Relaxed) && !poll_now(fd.as_fd(), PollFlags::IN)? {
-                return Err(ErrorKind::WouldBlock.into());
-            }
             self.ended.store(true, Ordering::Relaxed);
         } else if n > 0 {
             self.had_writer.store(true, Ordering::Relaxed);
@@ -163,10 +169,7 @@ impl End {
             let result = if self.may_block() {
                 self.without_blocking(fd.as_fd(), |flags| {
                     if flags.is_empty() {
-                        // poll(2) promised room for so much and no more.
-                        let part = &bufs[0][..bufs[0].len().min(PIPE_BUF)];
-                        let part = [std::io::IoSlice::new(part)];
-                        qio_os::write_no_sigpipe(fd.as_fd(), &part, flags)
+                        self.write_what_poll_promised(fd.as_fd(), &bufs[0])
                     } else {
                         qio_os::write_no_sigpipe(fd.as_fd(), bufs, flags)
                     }
@@ -267,7 +270,7 @@ impl End {
         let fits = match self.kind {
             Kind::Pipe => true,
             Kind::Storage => self.ownership == Ownership::Exclusive,
-            Kind::Socket | Kind::Device => false,
+            Kind::Socket | Kind::Terminal | Kind::Device => false,
         };
         // What splice(2) calls the end is not one before the first writer came.
         let certain =
@@ -299,6 +302,30 @@ impl End {
             Direction::Write => PollFlags::OUT,
         };
         if poll_now(fd, wanted)? { attempt(ReadWriteFlags::empty()) } else { Err(Errno::AGAIN) }
+    }
+
+    /// Writes as much as poll(2), which has just said that there is room, makes room of.
+    fn write_what_poll_promised(
+        &self,
+        fd: BorrowedFd<'_>,
+        buf: &[u8],
+    ) -> rustix::io::Result<usize> {
+        let write = |part: &[u8]| {
+            qio_os::write_no_sigpipe(fd, &[IoSlice::new(part)], ReadWriteFlags::empty())
+        };
+        let buf = &buf[..buf.len().min(PIPE_BUF)];
+        if self.kind != Kind::Terminal {
+            return write(buf);
+        }
+        // A terminal promises room for one byte, and would wait for the rest in the kernel.
+        let mut done = write(&buf[..1])?;
+        while done < buf.len() && poll_now(fd, PollFlags::OUT) == Ok(true) {
+            match write(&buf[done..=done]) {
+                Ok(n) => done += n,
+                Err(_) => break,
+            }
+        }
+        Ok(done)
     }
 }
 

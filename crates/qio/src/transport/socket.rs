@@ -1,12 +1,12 @@
 //! Stream sockets.
 
-use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrAny, SocketType, sockopt,
@@ -18,7 +18,7 @@ use crate::channel::{
     WriteOp,
 };
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd, Slot, closed, release};
+use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
 
 /// A connected stream socket: TCP, Unix, or any other family.
 ///
@@ -51,6 +51,10 @@ pub struct Socket {
     /// Other processes use the same open file: its flags are theirs too.
     shared: bool,
     read_shut: AtomicBool,
+    write_shut: AtomicBool,
+    /// Raised with `write_shut`: poll(2) does not call a full Unix socket writable when it is shut
+    /// down for writing (unix_poll), so nothing else would wake its writer.
+    writer_wake: Event,
 }
 
 /// Who is at the other end of a Unix socket (`SO_PEERCRED`, unix(7)).
@@ -137,6 +141,8 @@ impl Socket {
             slot: Slot::from_shared(fd),
             shared,
             read_shut: AtomicBool::new(false),
+            write_shut: AtomicBool::new(false),
+            writer_wake: Event::new(),
         }
     }
 
@@ -183,12 +189,33 @@ impl Socket {
         self.slot.share().ok_or_else(closed)
     }
 
+    #[inline]
     fn dont_wait(&self, this_call: bool) -> bool {
         this_call || self.shared || self.base.mode() == Mode::NonBlocking
+    }
+
+    fn wakes_writer(&self) -> bool {
+        self.base.features().contains(Features::FD_PASS)
+    }
+
+    /// Wakes a writer that waits for room, after the socket was shut down for writing.
+    fn wake_writer(&self) {
+        if self.wakes_writer() {
+            self.write_shut.store(true, Ordering::Release);
+            self.writer_wake.raise();
+        }
+    }
+
+    /// The result of a call, unless the channel was closed meanwhile: what ended a call that slept
+    /// in the kernel is then our own shutdown, and looks like the peer's.
+    #[cold]
+    fn unless_closed(&self, result: Result<usize>) -> Result<usize> {
+        if self.slot.is_empty() { Err(closed()) } else { result }
     }
 }
 
 impl Channel for Socket {
+    #[inline]
     fn base(&self) -> &Base {
         &self.base
     }
@@ -206,20 +233,16 @@ impl Channel for Socket {
         if self.read_shut.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        loop {
-            let result = match op.parts() {
-                ([buf], None) => rustix::net::recv(&fd, &mut **buf, flags).map(|(n, _)| n),
-                (bufs, None) => {
-                    let mut control = RecvAncillaryBuffer::default();
-                    rustix::net::recvmsg(&fd, one_call_mut(bufs), &mut control, flags)
-                        .map(|got| got.bytes)
-                }
-                (_, Some(_)) => return receive_with_fds(fd.as_fd(), op, flags),
-            };
-            match result {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
+        let result = match op.parts() {
+            ([buf], None) => {
+                retry_on_intr(|| rustix::net::recv(&fd, &mut **buf, flags)).map(|(n, _)| n)
             }
+            (bufs, None) => receive_vectored(fd.as_fd(), bufs, flags),
+            (_, Some(_)) => return self.unless_closed(receive_with_fds(fd.as_fd(), op, flags)),
+        };
+        match result {
+            Ok(n) if n > 0 => Ok(n),
+            result => self.unless_closed(result.map_err(Error::from)),
         }
     }
 
@@ -230,33 +253,39 @@ impl Channel for Socket {
         if self.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
             flags |= SendFlags::DONTWAIT;
         }
-        let bufs = op.bufs();
-        loop {
-            let result = match (bufs, op.fds()) {
-                ([buf], []) => rustix::net::send(&fd, buf, flags),
-                (bufs, []) => {
-                    let mut control = SendAncillaryBuffer::default();
-                    rustix::net::sendmsg(&fd, one_call(bufs), &mut control, flags)
-                }
-                (bufs, fds) => send_with_fds(fd.as_fd(), one_call(bufs), fds, flags),
-            };
-            match result {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
-            }
+        let result = match (op.bufs(), op.fds()) {
+            ([buf], []) => retry_on_intr(|| rustix::net::send(&fd, buf, flags)),
+            (bufs, []) => send_vectored(fd.as_fd(), bufs, flags),
+            (bufs, fds) => send_with_fds(fd.as_fd(), bufs, fds, flags),
+        };
+        match result {
+            Ok(n) => Ok(n),
+            Err(error) => self.unless_closed(Err(error.into())),
         }
     }
 
+    #[inline]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
-        match self.slot.share() {
+        let Some(fd) = self.slot.try_borrow() else {
+            return Readiness::from(interest) | Readiness::HANGUP;
+        };
+        if interest.is_empty() {
             // Whoever reads sees it; a leg of its own would wake for every message.
-            Some(_) if interest.is_empty() => Readiness::empty(),
-            Some(fd) => {
-                set.add(&fd, interest, interest);
-                Readiness::empty()
-            }
-            None => Readiness::from(interest) | Readiness::HANGUP,
+            return Readiness::empty();
         }
+        if !interest.contains(Interest::WRITE) || !self.wakes_writer() {
+            set.add(fd.shared(), interest, interest);
+            return Readiness::empty();
+        }
+        if !self.write_shut.load(Ordering::Acquire) {
+            set.add(fd.shared(), interest, interest);
+            self.writer_wake.watch(Interest::WRITE, set);
+            return Readiness::empty();
+        }
+        if interest.contains(Interest::READ) {
+            set.add(fd.shared(), Interest::READ, Interest::READ);
+        }
+        Readiness::WRITE
     }
 
     fn close(&self) -> Result<()> {
@@ -287,12 +316,18 @@ impl Channel for Socket {
             Shutdown::Write => rustix::net::Shutdown::Write,
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
-        ignore_disconnected(rustix::net::shutdown(&fd, how))
+        ignore_disconnected(rustix::net::shutdown(&fd, how))?;
+        if how != rustix::net::Shutdown::Read {
+            self.wake_writer();
+        }
+        Ok(())
     }
 
     fn finish(&self) -> Result<()> {
         let fd = self.slot.borrow()?;
-        ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))
+        ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))?;
+        self.wake_writer();
+        Ok(())
     }
 
     fn set_delay(&self, delay: bool) {
@@ -346,6 +381,22 @@ fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
     }
 }
 
+// The rarer forms are functions of their own, so that the stack space for their control messages
+// is not part of every read and write.
+
+#[inline(never)]
+fn receive_vectored(
+    fd: BorrowedFd<'_>,
+    bufs: &mut [IoSliceMut<'_>],
+    flags: RecvFlags,
+) -> rustix::io::Result<usize> {
+    let bufs = one_call_mut(bufs);
+    let mut control = RecvAncillaryBuffer::default();
+    let got = retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags))?;
+    Ok(got.bytes)
+}
+
+#[inline(never)]
 fn receive_with_fds(
     fd: BorrowedFd<'_>,
     op: &mut ReadOp<'_, '_>,
@@ -361,12 +412,8 @@ fn receive_with_fds(
         room => rustix::cmsg_space!(ScmRights(room)),
     };
     let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
-    let got = loop {
-        match rustix::net::recvmsg(fd, bufs, &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            got => break got?,
-        }
-    };
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let got = retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags))?;
     take_fds(&mut control, sink, make_blocking)?;
     if got.flags.contains(ReturnFlags::CTRUNC) {
         return Err(too_many_fds(sink));
@@ -404,6 +451,18 @@ fn too_many_fds(sink: &FdSink) -> Error {
     Error::new(ErrorKind::InvalidData, text)
 }
 
+#[inline(never)]
+fn send_vectored(
+    socket: BorrowedFd<'_>,
+    bufs: &[IoSlice<'_>],
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
+    let mut control = SendAncillaryBuffer::default();
+    let bufs = one_call(bufs);
+    retry_on_intr(|| rustix::net::sendmsg(socket, bufs, &mut control, flags))
+}
+
+#[inline(never)]
 fn send_with_fds(
     socket: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
@@ -415,7 +474,8 @@ fn send_with_fds(
     // The space is that of the largest message, and the number was checked against it.
     let fits = control.push(SendAncillaryMessage::ScmRights(fds));
     debug_assert!(fits, "checked when the operation was made");
-    rustix::net::sendmsg(socket, bufs, &mut control, flags)
+    let bufs = one_call(bufs);
+    retry_on_intr(|| rustix::net::sendmsg(socket, bufs, &mut control, flags))
 }
 
 const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 use smallvec::SmallVec;
 
 use crate::interest::{Interest, Readiness};
@@ -31,6 +31,11 @@ pub struct Leg {
 }
 
 impl Leg {
+    #[inline]
+    fn new(fd: &SharedFd, on: Interest, grants: Interest) -> Self {
+        Self { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() }
+    }
+
     /// The descriptor.
     pub fn fd(&self) -> &SharedFd {
         &self.fd
@@ -57,6 +62,7 @@ impl Leg {
     ///
     /// Hang-up and errors are reported together with all that the leg grants, because the next
     /// attempt will not block.
+    #[inline]
     pub fn granted(&self) -> Readiness {
         let granted = Readiness::from(self.grants);
         let gone = self.fired & (Readiness::HANGUP | Readiness::ERROR);
@@ -69,6 +75,7 @@ impl Leg {
         }
     }
 
+    #[inline]
     fn poll_flags(&self) -> PollFlags {
         let mut flags = PollFlags::empty();
         if self.on.contains(Interest::READ) {
@@ -80,6 +87,7 @@ impl Leg {
         flags
     }
 
+    #[inline]
     fn note(&mut self, revents: PollFlags) {
         let mut fired = Readiness::empty();
         if revents.intersects(PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP) {
@@ -109,27 +117,33 @@ impl AsFd for Leg {
 /// Made to be kept and refilled: the first four legs need no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct PollSet {
-    legs: SmallVec<[Leg; INLINE_LEGS]>,
+    legs: Legs,
     deadline: Option<Instant>,
     internal: bool,
 }
 
 impl PollSet {
     /// An empty set.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Removes every leg and the deadline.
     pub fn clear(&mut self) {
-        self.legs.clear();
+        self.legs = Legs::None;
         self.deadline = None;
     }
 
     /// Adds a descriptor: poll it for `on`; when it fires, the user of the channel has `grants`.
+    #[inline]
     pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
         let grants = if self.internal { Interest::empty() } else { grants };
-        self.legs.push(Leg { fd: Arc::clone(fd), on, grants, fired: Readiness::empty() });
+        if let Legs::None = self.legs {
+            self.legs = Legs::One(Leg::new(fd, on, grants));
+        } else {
+            self.legs.push(Leg::new(fd, on, grants));
+        }
     }
 
     /// Asks to be driven again at `when` at the latest; the earliest such time counts.
@@ -149,8 +163,13 @@ impl PollSet {
     }
 
     /// The descriptors to poll.
+    #[inline]
     pub fn legs(&self) -> &[Leg] {
-        &self.legs
+        match &self.legs {
+            Legs::None => &[],
+            Legs::One(leg) => std::slice::from_ref(leg),
+            Legs::Several(legs) => legs,
+        }
     }
 
     /// The time at which to drive and ask again, although nothing fired.
@@ -160,19 +179,23 @@ impl PollSet {
 
     /// Whether nothing could ever end a wait on this set.
     pub fn is_empty(&self) -> bool {
-        self.legs.is_empty() && self.deadline.is_none()
+        self.legs().is_empty() && self.deadline.is_none()
     }
 
     /// Records that the leg at `index` fired. For event loops that poll by their own means.
     pub fn mark(&mut self, index: usize, fired: Readiness) {
-        if let Some(leg) = self.legs.get_mut(index) {
+        if let Some(leg) = self.legs.as_mut_slice().get_mut(index) {
             leg.fired |= fired;
         }
     }
 
     /// What the legs that fired mean to the user of the channel.
+    #[inline]
     pub fn granted(&self) -> Readiness {
-        self.legs.iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
+        if let Legs::One(leg) = &self.legs {
+            return leg.granted();
+        }
+        self.legs().iter().fold(Readiness::empty(), |all, leg| all | leg.granted())
     }
 
     /// Blocks this thread in poll(2) until a leg fires, or until the earlier of `until` and the
@@ -184,15 +207,21 @@ impl PollSet {
     ///
     /// What poll(2) reports (`ENOMEM`); `InvalidInput` when the set is empty and `until` is `None`,
     /// because the wait would never end.
+    #[inline(always)]
     pub fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
-        let until = match (until, self.deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let until = match self.deadline {
+            None => until,
+            Some(own) => Some(until.map_or(own, |until| until.min(own))),
         };
-        if let [leg] = self.legs.as_mut_slice() {
-            return poll_one(leg, until);
+        match &mut self.legs {
+            Legs::One(leg) => poll_one(leg, until),
+            _ => self.poll_many(until),
         }
-        if self.legs.is_empty() && until.is_none() {
+    }
+
+    #[cold]
+    fn poll_many(&mut self, until: Option<Instant>) -> io::Result<()> {
+        if self.legs().is_empty() && until.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "nothing to wait for: no descriptor and no deadline",
@@ -200,40 +229,102 @@ impl PollSet {
         }
         let fired: SmallVec<[PollFlags; INLINE_LEGS]> = {
             let mut fds: SmallVec<[PollFd<'_>; INLINE_LEGS]> =
-                self.legs.iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
+                self.legs().iter().map(|leg| PollFd::new(&leg.fd, leg.poll_flags())).collect();
             poll_until(&mut fds, until)?;
             fds.iter().map(PollFd::revents).collect()
         };
-        for (leg, revents) in self.legs.iter_mut().zip(fired) {
+        for (leg, revents) in self.legs.as_mut_slice().iter_mut().zip(fired) {
             leg.note(revents);
         }
         Ok(())
     }
 }
 
-fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
-    let revents = {
-        let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
-        poll_until(&mut fds, until)?;
-        fds[0].revents()
-    };
-    leg.note(revents);
-    Ok(())
+/// The legs of a set; one is the common number, and costs no more than itself.
+#[derive(Clone, Debug, Default)]
+enum Legs {
+    #[default]
+    None,
+    One(Leg),
+    Several(SmallVec<[Leg; INLINE_LEGS]>),
 }
 
-fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    loop {
-        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(fds, timeout.as_ref()) {
-            Err(Errno::INTR) => {}
-            result => return Ok(result.map(drop)?),
+impl Legs {
+    #[inline(never)]
+    fn push(&mut self, leg: Leg) {
+        let mut legs = match std::mem::take(self) {
+            Self::None => SmallVec::new(),
+            Self::One(first) => SmallVec::from_iter([first]),
+            Self::Several(legs) => legs,
+        };
+        legs.push(leg);
+        *self = Self::Several(legs);
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Leg] {
+        match self {
+            Self::None => &mut [],
+            Self::One(leg) => std::slice::from_mut(leg),
+            Self::Several(legs) => legs,
         }
     }
 }
 
+#[inline(always)]
+fn poll_one(leg: &mut Leg, until: Option<Instant>) -> io::Result<()> {
+    let mut fds = [PollFd::new(&leg.fd, leg.poll_flags())];
+    poll_until(&mut fds, until)?;
+    let revents = fds[0].revents();
+    leg.note(revents);
+    Ok(())
+}
+
+#[inline]
+fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    match until {
+        None => retry_on_intr(|| rustix::event::poll(fds, None))?,
+        Some(until) => retry_on_intr(|| {
+            let left = timespec(until.saturating_duration_since(Instant::now()));
+            rustix::event::poll(fds, Some(&left))
+        })?,
+    };
+    Ok(())
+}
+
+#[inline]
 fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_for_both_directions_grants_the_one_that_fired() {
+        let fd =
+            SharedFd::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap());
+        let both = Interest::READ | Interest::WRITE;
+        let granted = |on, grants, fired| {
+            let mut set = PollSet::new();
+            set.add(&fd, on, grants);
+            set.mark(0, fired);
+            set.granted()
+        };
+        assert_eq!(granted(both, both, Readiness::WRITE), Readiness::WRITE);
+        assert_eq!(granted(both, both, Readiness::READ), Readiness::READ);
+        let gone = Readiness::WRITE | Readiness::HANGUP;
+        assert_eq!(granted(both, both, gone), gone | Readiness::READ);
+        // A layer that reads below to let its user write.
+        assert_eq!(granted(Interest::READ, Interest::WRITE, Readiness::READ), Readiness::WRITE);
+        assert_eq!(granted(Interest::READ, Interest::empty(), Readiness::READ), Readiness::empty());
+
+        let mut set = PollSet::new();
+        set.add(&fd, both, both);
+        set.poll(None).unwrap();
+        assert_eq!(set.granted(), Readiness::WRITE, "an eventfd at 0 can be written, not read");
     }
 }

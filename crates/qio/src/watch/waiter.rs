@@ -68,15 +68,19 @@ pub fn set_host(
 /// # Errors
 ///
 /// What the waiter reports; poll(2)'s errors when there is none.
+#[inline]
 pub fn park(set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
-    if ANY.load(Ordering::Acquire) {
-        // Taken out of the cell, so that a waiter that blocks inside itself finds no borrow held.
-        if let Some(waiter) = SCOPED.with_borrow(Option::clone) {
-            return waiter.park(set, until);
-        }
-        if let Some(waiter) = HOST.get() {
-            return waiter.park(set, until);
-        }
+    if ANY.load(Ordering::Acquire) { park_elsewhere(set, until) } else { set.poll(until) }
+}
+
+#[inline(never)]
+fn park_elsewhere(set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
+    // Taken out of the cell, so that a waiter that blocks inside itself finds no borrow held.
+    if let Some(waiter) = SCOPED.with_borrow(Option::clone) {
+        return waiter.park(set, until);
+    }
+    if let Some(waiter) = HOST.get() {
+        return waiter.park(set, until);
     }
     set.poll(until)
 }

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use qio::watch::{PollSet, Waiter, waiter};
 
 /// Far beyond what anything here takes: a test that reaches it has hung.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn patience() -> Option<Instant> {
     Some(Instant::now() + PATIENCE)
@@ -25,15 +25,30 @@ pub fn in_own_process(test: &str, body: impl FnOnce()) {
     if std::env::var_os(MARK).is_some_and(|name| name == test) {
         return body();
     }
-    let output = Command::new(std::env::current_exe().unwrap())
+    let mut output = tempfile::tempfile().unwrap();
+    let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(MARK, test)
         .stdin(Stdio::null())
-        .output()
+        .stdout(output.try_clone().unwrap())
+        .stderr(output.try_clone().unwrap())
+        .spawn()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    let until = Instant::now() + 2 * PATIENCE;
+    let status = loop {
+        match process.try_wait().unwrap() {
+            Some(status) => break status.to_string(),
+            None if until <= Instant::now() => {
+                process.kill().unwrap();
+                break "hung".to_owned();
+            }
+            None => std::thread::park_timeout(Duration::from_millis(1)),
+        }
+    };
+    let mut text = String::new();
+    output.seek(SeekFrom::Start(0)).unwrap();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(status, "exit status: 0", "{text}");
     assert!(text.contains("1 passed"), "no test is called {test}:\n{text}");
 }
 
@@ -73,4 +88,18 @@ pub fn announcing_waits<R>(waits: Sender<()>, body: impl FnOnce() -> R) -> R {
         }
     }
     waiter::scoped(Rc::new(Announcing(waits)), body)
+}
+
+/// Runs `body` so that whatever waits in it for longer than the patience fails.
+pub fn impatiently<R>(body: impl FnOnce() -> R) -> R {
+    struct Impatient(Instant);
+    impl Waiter for Impatient {
+        fn park(&self, set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
+            if self.0 <= Instant::now() {
+                return Err(io::Error::other("hung"));
+            }
+            set.poll(Some(until.map_or(self.0, |until| until.min(self.0))))
+        }
+    }
+    waiter::scoped(Rc::new(Impatient(Instant::now() + PATIENCE)), body)
 }

@@ -215,7 +215,8 @@ impl Address {
     pub(crate) fn of_socket(addr: SocketAddr) -> Self {
         let host = match addr {
             SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
-            addr => addr.ip().to_string(),
+            // An IPv4 client of a listener on `[::]` is one.
+            addr => addr.ip().to_canonical().to_string(),
         };
         Self::tcp(host, addr.port())
     }
