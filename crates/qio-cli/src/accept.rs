@@ -10,50 +10,64 @@ use qio::watch::{PollSet, Steps};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Accepts clients until something else has to happen first; each is given to `start`, with its
-/// slot.
+/// slot, while `may_accept` says so.
 #[derive(Debug)]
-pub(crate) struct AcceptLoop<'a, F> {
+pub(crate) struct AcceptLoop<'a, M, F> {
     listener: &'a Listener,
     slots: &'a Arc<Semaphore>,
     /// One client is enough.
     once: bool,
+    may_accept: M,
     start: F,
-    more: bool,
 }
 
 /// Why accepting pauses or ends.
 #[derive(Debug)]
 pub(crate) enum Interruption {
+    /// Others get a turn, those that were accepted first of all: they need a descriptor each for
+    /// their other side.
+    Turn,
     /// As many clients as were asked for have come.
     Enough,
     /// All slots are taken: go on when one is free.
     NoSlot,
-    /// No descriptor can be had: go on after a while.
-    Limit(io::Error),
+    /// No descriptor can be had, or others wait for one: go on after a while.
+    Limit(Option<io::Error>),
     /// The listener cannot be used any more.
     Broken(io::Error),
 }
 
 /// How many clients are accepted before others get a turn.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
 
-impl<'a, F: FnMut(Accepted, OwnedSemaphorePermit)> AcceptLoop<'a, F> {
+impl<'a, M, F> AcceptLoop<'a, M, F>
+where
+    M: Fn() -> bool,
+    F: FnMut(Accepted, OwnedSemaphorePermit),
+{
     pub(crate) fn new(
         listener: &'a Listener,
         slots: &'a Arc<Semaphore>,
         once: bool,
+        may_accept: M,
         start: F,
     ) -> Self {
-        Self { listener, slots, once, start, more: false }
+        Self { listener, slots, once, may_accept, start }
     }
 }
 
-impl<F: FnMut(Accepted, OwnedSemaphorePermit)> Steps for AcceptLoop<'_, F> {
+impl<M, F> Steps for AcceptLoop<'_, M, F>
+where
+    M: Fn() -> bool,
+    F: FnMut(Accepted, OwnedSemaphorePermit),
+{
     type Output = Interruption;
 
     fn step(&mut self, _now: Instant) -> Poll<Interruption> {
-        self.more = false;
         for _ in 0..AT_ONCE {
+            if !(self.may_accept)() {
+                return Poll::Ready(Interruption::Limit(None));
+            }
             let Ok(slot) = Arc::clone(self.slots).try_acquire_owned() else {
                 return Poll::Ready(Interruption::NoSlot);
             };
@@ -67,20 +81,16 @@ impl<F: FnMut(Accepted, OwnedSemaphorePermit)> Steps for AcceptLoop<'_, F> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => {
                     return Poll::Ready(match is_descriptor_limit(&error) {
-                        true => Interruption::Limit(error),
+                        true => Interruption::Limit(Some(error)),
                         false => Interruption::Broken(error),
                     });
                 }
             }
         }
-        self.more = true;
-        Poll::Pending
+        Poll::Ready(Interruption::Turn)
     }
 
     fn watch(&mut self, set: &mut PollSet) {
         self.listener.watch(set);
-        if self.more {
-            set.wake_at(Instant::now());
-        }
     }
 }

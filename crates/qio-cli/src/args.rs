@@ -21,8 +21,8 @@ use qio::Address;
   qio connect tcp://db.example:5432 < request > reply
   qio demo
 
-`qio help addresses` explains addresses, `qio COMMAND --help` a command with examples,
-`qio help exit-codes` what a status means."
+`qio help addresses` explains addresses, `qio COMMAND --help` a command with
+examples, `qio help exit-codes` what a status means."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -31,7 +31,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Join two addresses; with listen: on the left, every client gets its own right side
+    /// Join two addresses: one pair, or each client of a listener
     #[command(after_help = "Examples:
   A web server on a Unix socket becomes reachable on a TCP port:
     qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock

@@ -57,9 +57,19 @@ impl Failure {
         Self { status: u8::try_from(128 + number).unwrap_or(1), message: None }
     }
 
+    /// A connection that was given up because the program ends.
+    pub(crate) fn cut() -> Self {
+        Self { status: 0, message: Some("cut before there was another side".to_owned()) }
+    }
+
     /// What to say, without "qio:".
     pub(crate) fn message(&self) -> Option<&str> {
         self.message.as_deref()
+    }
+
+    /// Whether it was a signal or a timeout, not something that went wrong by itself.
+    pub(crate) fn is_by_decision(&self) -> bool {
+        self.status == 5 || self.status > 128
     }
 
     /// Whether another attempt could go better.

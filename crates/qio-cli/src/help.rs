@@ -116,7 +116,7 @@ fn exit_codes() -> String {
     }
     text.push_str(
         "  128+N  ended by signal N\n
-`qio connect exec:…` ends with the status of the program that it ran. `qio relay` with listen:
+`qio connect exec:COMMAND` ends with the status of the program that it ran. `qio relay` with listen:
 ends with 0 when it was told to stop; what happens to single connections is said in lines about
 them. With --once, or without listen:, the status is that of the one connection.\n",
     );
@@ -127,10 +127,7 @@ fn find(name: &str) -> Result<&'static Scheme, Failure> {
     let bare = name.trim_end_matches([':', '/']);
     schemes().iter().find(|scheme| scheme.name == bare).ok_or_else(|| {
         let names: Vec<_> = schemes().iter().map(|scheme| scheme.name).collect();
-        Failure::usage(format!(
-            "help addresses {name}: no such scheme, there are {}",
-            names.join(", ")
-        ))
+        Failure::usage(format!("help addresses {name}: no such scheme ({})", hint(name, &names)))
     })
 }
 
@@ -140,15 +137,26 @@ fn command(topic: &str) -> Result<String, Failure> {
         let name = format!("qio {topic}");
         return Ok(command.clone().bin_name(name).render_long_help().to_string());
     }
-    let mut topics: Vec<_> =
-        cli.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    topics.extend(["addresses".to_owned(), "exit-codes".to_owned()]);
-    let near = topics
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(a, topic).total_cmp(&strsim::jaro_winkler(b, topic)));
-    let hint = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-    Err(Failure::usage(format!("help {topic}: no such topic{hint}")))
+    let mut topics = vec!["addresses", "exit-codes"];
+    topics.extend(cli.get_subcommands().map(|command| command.get_name()));
+    Err(Failure::usage(format!("help {topic}: no such topic ({})", hint(topic, &topics))))
 }
+
+/// The known name that was probably meant, or all of them.
+fn hint(name: &str, known: &[&str]) -> String {
+    // Two letters that changed places are one slip, however short the word.
+    let near = |known: &&&str| match strsim::damerau_levenshtein(known, name) {
+        0 | 1 => 1.0,
+        _ => strsim::jaro_winkler(known, name),
+    };
+    match known.iter().max_by(|a, b| near(a).total_cmp(&near(b))) {
+        Some(best) if near(&best) >= NEAR => format!("did you mean {best}?"),
+        _ => format!("there are {}", known.join(", ")),
+    }
+}
+
+/// How alike two words are when one is a slip of the other: a letter or two in five.
+const NEAR: f64 = 0.75;
 
 /// Writes to standard output; a reader that left early is no failure.
 fn write(bytes: &[u8]) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qio::net::{Accepted, Inherited, ListenOptions, Listener};
-use qio::relay::RelayOptions;
+use qio::relay::{End, RelayOptions};
 use qio::{Address, Channel, ChannelExt};
 use qio_adapters::tokio as adapter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
@@ -15,7 +15,9 @@ use crate::accept::{AcceptLoop, Interruption};
 use crate::args::RelayArgs;
 use crate::exit::Failure;
 use crate::report::Report;
-use crate::session::{CutFlag, Opener, child_status, join, outcome, relay_options};
+use crate::session::{
+    CutFlag, LIMIT_PAUSE, Opener, child_status, end_child, join, outcome, relay_options, turned_on,
+};
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
 
@@ -23,10 +25,7 @@ use crate::workers::Workers;
 pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long connections that were cut get to say so.
-const CUT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long to wait at the limit of open files.
-const LIMIT_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
@@ -89,11 +88,15 @@ enum RightSide {
 }
 
 impl RightSide {
-    fn open(args: &RelayArgs, inherited: &Inherited, report: &Report) -> Result<Self, Failure> {
+    fn open(
+        args: &RelayArgs,
+        inherited: &Inherited,
+        report: &Arc<Report>,
+    ) -> Result<Self, Failure> {
         if args.right.is_listening() {
             return Ok(Self::Accept { listener: listen(&args.right, inherited, report)? });
         }
-        let opener = Opener::new(&args.opening, inherited.clone());
+        let opener = Opener::new(&args.opening, inherited.clone(), report);
         Ok(Self::Connect { address: args.right.clone(), opener })
     }
 
@@ -105,6 +108,11 @@ impl RightSide {
                 Ok(accepted.map_err(|error| Failure::io("accept", &error))?.channel)
             }
         }
+    }
+
+    /// Whether a client that was accepted waits for a descriptor.
+    fn is_starving(&self) -> bool {
+        matches!(self, Self::Connect { opener, .. } if opener.is_starving())
     }
 
     fn name(&self) -> String {
@@ -125,7 +133,11 @@ impl Relay {
         peer: String,
     ) -> Result<(), Failure> {
         let connection = self.report.begin(peer, self.right.name());
-        let right = match self.right.channel().await {
+        let right = tokio::select! {
+            right = self.right.channel() => right,
+            () = turned_on(self.cut.clone()) => Err(Failure::cut()),
+        };
+        let right = match right {
             Ok(right) => right,
             Err(failure) => {
                 let _ = left.close();
@@ -137,8 +149,15 @@ impl Relay {
         let ends = [Arc::clone(&left), Arc::clone(&right)];
         match join(left, right, options, &connection, self.cut.clone()).await {
             Ok(record) => {
+                let cut = record.end == End::Cut;
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
                 connection.ended(&record);
+                if cut {
+                    for end in ends {
+                        end_child(end).await;
+                    }
+                    return Ok(());
+                }
                 outcome(&record, &what)?;
             }
             Err(error) => {
@@ -149,7 +168,10 @@ impl Relay {
         }
         // A child that still works on what it got is not ended before its time.
         for end in ends {
-            child_status(&*end, CHILD_PATIENCE).await;
+            tokio::select! {
+                _ = child_status(&*end, CHILD_PATIENCE) => {}
+                () = turned_on(self.cut.clone()) => end_child(end).await,
+            }
         }
         Ok(())
     }
@@ -162,7 +184,7 @@ async fn join_once(
     inherited: Inherited,
     stopper: &mut Stopper,
 ) -> Result<(), Failure> {
-    let opener = Opener::new(&args.opening, inherited);
+    let opener = Opener::new(&args.opening, inherited, &relay.report);
     let left = tokio::select! {
         left = opener.open(&args.left) => left?,
         number = stopper.requested() => return Err(Failure::signal(number)),
@@ -191,7 +213,8 @@ async fn serve(
         });
         only = Some(job);
     };
-    let mut accepting = AcceptLoop::new(&listener, &slots, args.once, start);
+    let may_accept = || !relay.right.is_starving();
+    let mut accepting = AcceptLoop::new(&listener, &slots, args.once, may_accept, start);
     loop {
         let interruption = tokio::select! {
             result = adapter::run(&mut accepting) => {
@@ -200,6 +223,7 @@ async fn serve(
             _ = stopper.requested() => Interruption::Enough,
         };
         match interruption {
+            Interruption::Turn => tokio::task::yield_now().await,
             Interruption::Enough => break,
             Interruption::NoSlot => {
                 tokio::select! {
@@ -208,7 +232,9 @@ async fn serve(
                 }
             }
             Interruption::Limit(error) => {
-                relay.report.at_limit(&error);
+                if let Some(error) = error {
+                    relay.report.at_limit("accept", &error);
+                }
                 tokio::select! {
                     () = tokio::time::sleep(LIMIT_PAUSE) => {}
                     _ = stopper.requested() => break,

@@ -136,12 +136,12 @@ impl Report {
         let total = self.moved.load(Ordering::Relaxed) + running;
         let rate = total.saturating_sub(before) as f64 / Self::REFRESH.as_secs_f64();
         self.bar.set_message(format!(
-            "{} live, {} served, {} moved, {}/s, {:.0?}",
+            "{} live, {} served, {} moved, {}/s, {} s",
             live.len(),
             self.served.load(Ordering::Relaxed),
             HumanBytes(total),
             HumanBytes(rate as u64),
-            Duration::from_secs(self.started.elapsed().as_secs()),
+            self.started.elapsed().as_secs(),
         ));
         self.bar.tick();
         total
@@ -167,12 +167,12 @@ impl Report {
     }
 
     /// No descriptor could be had for a client; said once a period.
-    pub(crate) fn at_limit(&self, error: &std::io::Error) {
+    pub(crate) fn at_limit(&self, what: &str, error: &std::io::Error) {
         let mut last = self.limit_said.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= LIMIT_PERIOD) {
             *last = Some(Instant::now());
             let live = self.live_count();
-            self.note(&format!("accept: {} ({live} live connections, clients wait)", plain(error)));
+            self.note(&format!("{what}: {} ({live} live connections, clients wait)", plain(error)));
         }
     }
 

@@ -1,14 +1,16 @@
 //! One connection: two channels, joined until the end.
 
+use std::error::Error as _;
 use std::future::pending;
 use std::io;
 use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use qio::net::{Connect, ConnectOptions, Inherited};
+use qio::net::{Connect, ConnectOptions, Inherited, is_descriptor_limit};
 use qio::relay::{End, HalfClose, Record, Relay, RelayOptions};
 use qio::transport::Child;
 use qio::watch::{self, PollSet, Steps};
@@ -18,16 +20,20 @@ use tokio::sync::watch as flag;
 
 use crate::args::{JoiningArgs, OpeningArgs};
 use crate::exit::Failure;
-use crate::report::{Connection, ending};
+use crate::report::{Connection, Report, ending};
 
 /// Turned on when connections are to be cut.
 pub(crate) type CutFlag = flag::Receiver<bool>;
 
 /// Opens an address that is connected to, with retries.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Opener {
     options: ConnectOptions,
+    timeout: Duration,
     retries: u32,
+    report: Arc<Report>,
+    /// How many wait for a descriptor.
+    starving: AtomicUsize,
 }
 
 /// The first pause before another attempt…
@@ -36,20 +42,59 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// …and the longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long to wait at the limit of open files.
+pub(crate) const LIMIT_PAUSE: Duration = Duration::from_millis(200);
+
 impl Opener {
-    pub(crate) fn new(args: &OpeningArgs, inherited: Inherited) -> Self {
-        let options = ConnectOptions::new().timeout(args.connect_timeout).inherited(inherited);
-        Self { options, retries: args.retry }
+    pub(crate) fn new(args: &OpeningArgs, inherited: Inherited, report: &Arc<Report>) -> Self {
+        let timeout = args.connect_timeout;
+        let options = ConnectOptions::new().timeout(timeout).inherited(inherited);
+        Self {
+            options,
+            timeout,
+            retries: args.retry,
+            report: Arc::clone(report),
+            starving: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether somebody waits for a descriptor, who comes before further clients.
+    pub(crate) fn is_starving(&self) -> bool {
+        self.starving.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits at the limit of open files.
+    async fn starve(&self) {
+        struct Starving<'a>(&'a AtomicUsize);
+        impl Drop for Starving<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.starving.fetch_add(1, Ordering::Relaxed);
+        let _starving = Starving(&self.starving);
+        tokio::time::sleep(LIMIT_PAUSE).await;
     }
 
     /// Connects. Dropping the future gives up at once.
     pub(crate) async fn open(&self, address: &Address) -> Result<Arc<dyn Channel>, Failure> {
         let mut pause = FIRST_PAUSE;
         let mut left = self.retries;
+        let until = Instant::now().checked_add(self.timeout);
         loop {
             let failure = match adapter::run(Connect::new(address, &self.options)).await {
                 Ok(Ok(channel)) => return Ok(channel),
-                Ok(Err(error)) => Failure::from(error),
+                Ok(Err(error)) => {
+                    // A client that got the last descriptor waits for the next one.
+                    if let Some(limit) = descriptor_limit(&error)
+                        && until.is_none_or(|until| Instant::now() < until)
+                    {
+                        self.report.at_limit("connect", limit);
+                        self.starve().await;
+                        continue;
+                    }
+                    Failure::from(error)
+                }
                 Err(error) => Failure::io(format_args!("connect {address}"), &error),
             };
             if left == 0 || !failure.may_pass() {
@@ -60,6 +105,18 @@ impl Opener {
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
+}
+
+/// The limit of open files, if it is what an attempt failed for.
+fn descriptor_limit(error: &qio::Error) -> Option<&io::Error> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        match error.downcast_ref() {
+            Some(error) if is_descriptor_limit(error) => return Some(error),
+            _ => cause = error.source(),
+        }
+    }
+    None
 }
 
 /// What the command line says about joining, as options of a relay.
@@ -122,7 +179,7 @@ async fn join_in_thread(
 }
 
 /// Returns when the flag is turned on; never when its owner is gone.
-async fn turned_on(mut cut: CutFlag) {
+pub(crate) async fn turned_on(mut cut: CutFlag) {
     if cut.wait_for(|&on| on).await.is_err() {
         pending().await
     }
@@ -138,6 +195,18 @@ pub(crate) fn outcome(record: &Record, what: &str) -> Result<(), Failure> {
         (_, Some(error)) => Err(Failure::io(what, error)),
     }
 }
+
+/// Ends the child behind a channel: nobody is left to do so once this program has ended.
+pub(crate) async fn end_child(channel: Arc<dyn Channel>) {
+    if channel.find::<Child>().is_some() {
+        let ladder = move || channel.find::<Child>().map(|child| child.terminate(CHILD_GRACE));
+        // A child that cannot be signalled any more needs no signal.
+        let _ = tokio::task::spawn_blocking(ladder).await;
+    }
+}
+
+/// How long a child may clean up after SIGTERM.
+const CHILD_GRACE: Duration = Duration::from_secs(1);
 
 /// Waits for the child behind a channel to end by itself, for at most `patience`.
 ///

@@ -13,16 +13,16 @@ use tokio::sync::watch as flag;
 
 use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
-use crate::relay::{CHILD_PATIENCE, keep_progress, listen};
+use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
-use crate::session::{Opener, child_status, join, outcome, relay_options};
+use crate::session::{Opener, child_status, end_child, join, outcome, relay_options};
 use crate::stop::{Signals, Wish};
 
 pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
-    let opener = Opener::new(&args.opening, inherited);
+    let opener = Opener::new(&args.opening, inherited, &report);
     let channel = tokio::select! {
         channel = opener.open(&args.address) => channel?,
         number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
@@ -30,11 +30,32 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
     let target = args.address.to_string();
     let joined =
         terminal.join(Arc::clone(&channel), &target, &args.joining, &report, &mut signals).await;
+    let failure = match joined {
+        // What qio ended before its time ends its child, too.
+        Err(failure) if failure.is_by_decision() => {
+            end_child(channel).await;
+            return Err(failure);
+        }
+        joined => joined.err(),
+    };
     // A child says itself whether it did its work.
-    let status = child_status(&*channel, CHILD_PATIENCE).await;
-    match (joined, status.and_then(Failure::of_child)) {
-        (_, Some(failure)) => Err(failure),
-        (joined, None) => joined,
+    let status = tokio::select! {
+        status = child_status(&*channel, CHILD_PATIENCE) => status,
+        number = stop(&mut signals, &report) => {
+            end_child(channel).await;
+            return Err(Failure::signal(number));
+        }
+    };
+    match (failure, status.and_then(Failure::of_child)) {
+        (None, None) => Ok(()),
+        (Some(failure), None) => Err(failure),
+        (failure, Some(of_child)) => {
+            // Its status is not the whole story.
+            if let Some(message) = failure.as_ref().and_then(Failure::message) {
+                report.note(message);
+            }
+            Err(of_child)
+        }
     }
 }
 
@@ -53,7 +74,9 @@ pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Resul
         client = adapter::run(listener.accepting()) => client.and_then(|client| client),
         number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
         () = patience => {
-            return Err(Failure::timeout(format!("{}: no client came", args.address)));
+            let address = args.address.to_string();
+            let address = address.trim_start_matches("listen:");
+            return Err(Failure::timeout(format!("listen {address}: no client came in time")));
         }
     };
     let client = client.map_err(|error| Failure::io("accept", &error))?;
@@ -113,7 +136,12 @@ impl Terminal {
             record = &mut joined => record,
             number = stop(signals, report) => {
                 let _ = cut.send(true);
-                let _ = joined.await;
+                // What it did until then is said; not even that is waited for for ever.
+                let record = tokio::time::timeout(CUT_PATIENCE, joined).await;
+                report.finish();
+                if let Ok(Ok(record)) = record {
+                    connection.ended(&record);
+                }
                 return Err(Failure::signal(number));
             }
             never = keep_progress(report) => match never {},

@@ -1,0 +1,44 @@
+//! `qio demo`.
+
+mod common;
+
+use common::{qio, run};
+
+#[test]
+fn the_demonstration_brings_the_data_back_unchanged() {
+    let outcome = run(&mut qio(["demo", "--size", "8"]), b"");
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+    let digest = |name: &str| {
+        let line = outcome.text().lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    let sent = digest("sha256 sent");
+    assert!(sent.len() == 64 && sent.bytes().all(|byte| byte.is_ascii_hexdigit()), "{sent}");
+    assert_eq!(sent, digest("sha256 received"));
+    assert_eq!(outcome.text().matches("8.00 MiB").count(), 11, "{}", outcome.text());
+}
+
+#[test]
+fn its_result_can_be_had_as_json() {
+    let outcome = run(&mut qio(["demo", "--size", "4", "--json"]), b"");
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+    let result: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
+    assert_eq!(result["bytes"], 4 * 1024 * 1024);
+    assert_eq!(result["equal"], true);
+    assert_eq!(result["digest_out"], result["digest_back"]);
+    let hops = result["hops"].as_array().unwrap();
+    assert_eq!(hops.len(), 5);
+    for hop in hops {
+        assert_eq!((&hop["there"], &hop["back"]), (&result["bytes"], &result["bytes"]), "{hop}");
+    }
+    let spliced: u64 = hops.iter().map(|hop| hop["spliced"].as_u64().unwrap()).sum();
+    assert!(spliced > 0, "none of it was spliced: {result}");
+}
+
+#[test]
+fn it_leaves_no_folder_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = run(qio(["demo", "--size", "1"]).env("TMPDIR", folder.path()), b"");
+    assert_eq!(outcome.status, 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
