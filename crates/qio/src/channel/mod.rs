@@ -71,6 +71,10 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     /// When nothing of `interest` holds now, `set` must get at least one leg or a deadline. When a
     /// leg fires that grants nothing, or the deadline passes, the waiter calls
     /// [`drive`](Channel::drive) and asks again.
+    ///
+    /// After an attempt that would have blocked, a loop may wait for the next edge of the legs: the
+    /// descriptors were tried, and the kernel had nothing. A channel that refused for a reason of
+    /// its own says here that the condition holds.
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 
