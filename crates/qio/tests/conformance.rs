@@ -30,6 +30,8 @@ conformance!(pipe_duplex, Subject::pair::<Pipe>("pipe duplex", pipe_duplex));
 conformance!(shared_pipe, Subject::one_way::<Pipe>("shared pipe", shared_pipe));
 conformance!(fifo, Subject::one_way::<Pipe>("fifo", fifo));
 conformance!(child, Subject::pair::<Child>("child", child));
+conformance!(terminal, Subject::one_way::<Pipe>("terminal", terminal));
+conformance!(shared_terminal, Subject::one_way::<Pipe>("shared terminal", shared_terminal));
 conformance!(file, Subject::store::<File>("file", file));
 conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::new(1 << 20))));
 conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
@@ -124,6 +126,41 @@ fn fifo() -> Pair {
         panic!("there is a reader, and no writer came");
     };
     Pair::new(writer.unwrap(), reader)
+}
+
+fn terminal() -> Pair {
+    let (terminal, screen) = raw_terminal();
+    Pair::new(
+        Pipe::from_fds(None, Some(terminal)).unwrap(),
+        Pipe::from_fds(Some(screen), None).unwrap(),
+    )
+}
+
+fn shared_terminal() -> Pair {
+    let (terminal, screen) = raw_terminal();
+    Pair::new(
+        Pipe::from_shared_fds(None, Some(terminal)).unwrap(),
+        Pipe::from_shared_fds(Some(screen), None).unwrap(),
+    )
+}
+
+/// A terminal that changes no byte, and what its user sees. One way only: a terminal has no
+/// half-close, and when the screen goes, what was typed goes with it.
+fn raw_terminal() -> (OwnedFd, OwnedFd) {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let screen = openpt(flags).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let name = ptsname(&screen, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+    let mut settings = tcgetattr(&terminal).unwrap();
+    settings.make_raw();
+    tcsetattr(&terminal, OptionalActions::Now, &settings).unwrap();
+    (terminal, screen)
 }
 
 /// A child and, in place of the program that has its standard streams, this one: it takes them
