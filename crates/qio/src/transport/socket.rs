@@ -430,25 +430,31 @@ fn receive_with_fds(
     Ok(got.bytes)
 }
 
-/// Moves what arrived into the sink; what does not fit is closed, and an error.
+/// Moves what arrived into the sink; what does not fit is closed, and an error. All of it is closed
+/// when the mode of one cannot be changed: nobody gets descriptors in another mode than was asked for.
 fn take_fds(
     control: &mut RecvAncillaryBuffer<'_>,
     sink: &mut FdSink,
     make_blocking: bool,
 ) -> Result<()> {
+    let before = sink.fds().len();
     let mut result = Ok(());
+    let mut mode = Ok(());
     for message in control.drain() {
         let RecvAncillaryMessage::ScmRights(fds) = message else { continue };
         for fd in fds {
             if make_blocking {
-                result = result.and(rustix::io::ioctl_fionbio(&fd, false).map_err(Error::from));
+                mode = mode.and(rustix::io::ioctl_fionbio(&fd, false));
             }
             if sink.push(fd).is_err() {
                 result = Err(too_many_fds(sink));
             }
         }
     }
-    result
+    if mode.is_err() {
+        sink.truncate(before);
+    }
+    Ok(mode?).and(result)
 }
 
 #[cold]
