@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    start_log();
     match run(cli.command, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -39,6 +40,16 @@ fn main() -> ExitCode {
             }
             failure.code()
         }
+    }
+}
+
+/// Shows the events of the library on standard error, for finding out what goes on:
+/// `QIO_LOG=debug` (or error, warn, info, trace).
+fn start_log() {
+    let level =
+        std::env::var("QIO_LOG").ok().and_then(|level| level.parse::<tracing::Level>().ok());
+    if let Some(level) = level {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     }
 }
 

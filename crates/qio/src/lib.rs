@@ -25,6 +25,9 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod trace;
+
 pub mod channel;
 pub mod error;
 pub mod interest;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module of `qio` may name; modules that are not listed may not exist.
 const MAY_NAME: &[(&str, &[&str])] = &[
+    ("trace", &[]),
     ("error", &[]),
     ("interest", &[]),
     ("watch", &["error", "interest"]),

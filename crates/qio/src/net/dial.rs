@@ -121,6 +121,7 @@ impl Steps for Dial {
                 let failure = match attempt.outcome() {
                     Some(Ok(())) => {
                         let attempt = self.current.take().expect("looked at just now");
+                        event!(debug, address = %self.address, peer = %attempt.peer, "connected");
                         return Poll::Ready(
                             attempt
                                 .into_socket()
@@ -137,11 +138,13 @@ impl Steps for Dial {
                 };
                 let peer = attempt.peer;
                 self.current = None;
+                event!(debug, address = %self.address, %peer, error = %failure, "no connection");
                 self.failures.push((peer, failure));
             }
             let Some(peer) = self.waiting.pop_front() else {
                 return Poll::Ready(Err(self.verdict()));
             };
+            event!(debug, address = %self.address, %peer, "connecting");
             if let Err(error) = self.start(peer, now) {
                 if is_fatal(&error) {
                     return Poll::Ready(Err(Error::os("connect", &self.address, error)));

@@ -152,7 +152,14 @@ impl Listener {
             match bound.accept() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) if self.is_closed() => return Err(self.not_listening()),
-                result => return result,
+                Ok(accepted) => {
+                    event!(debug, listener = %self.name, peer = %accepted.peer, "accepted");
+                    return Ok(accepted);
+                }
+                Err(error) => {
+                    event!(warn, listener = %self.name, %error, "a client cannot be accepted");
+                    return Err(error);
+                }
             }
         }
         if self.is_closed() { Err(self.not_listening()) } else { Err(ErrorKind::WouldBlock.into()) }

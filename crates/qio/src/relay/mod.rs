@@ -136,13 +136,24 @@ impl Relay {
         let (into_right, into_left) = (self.right.close(), self.left.close());
         self.there.note_close(into_right);
         self.back.note_close(into_left);
-        Record {
+        let record = Record {
             left_to_right: self.there.take_record(self.started),
             right_to_left: self.back.take_record(self.started),
             end,
             ended_by: self.ended_by,
             duration: now - self.started,
-        }
+        };
+        event!(
+            debug,
+            left = %self.left.base().name(),
+            right = %self.right.base().name(),
+            left_to_right = record.left_to_right.bytes,
+            right_to_left = record.right_to_left.bytes,
+            lost = record.lost(),
+            end = ?record.end,
+            "relay ended"
+        );
+        record
     }
 
     /// The time at which the silence becomes too long, and what that means.

@@ -172,7 +172,9 @@ impl Channel for Pipe {
     }
 
     fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Release);
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            event!(debug, channel = %self.base.name(), "closed");
+        }
         let input = self.input.as_ref().map_or(Ok(()), End::close);
         let output = self.output.as_ref().map_or(Ok(()), End::close);
         output.and(input)

@@ -220,6 +220,14 @@ impl Socket {
         }
     }
 
+    /// Whether descriptors may come to a read that does not ask for them, and somebody listens who
+    /// wants to know.
+    #[cfg(feature = "tracing")]
+    fn may_lose_fds(&self) -> bool {
+        self.base.features().contains(Features::FD_PASS)
+            && tracing::enabled!(target: "qio", tracing::Level::WARN)
+    }
+
     /// The result of a call, unless the channel was closed meanwhile: what ended a call that slept
     /// in the kernel is then our own shutdown, and looks like the peer's.
     #[cold]
@@ -249,6 +257,9 @@ impl Channel for Socket {
             return Ok(0);
         }
         match op.parts() {
+            // Only this way does the kernel say that descriptors came and were thrown away.
+            #[cfg(feature = "tracing")]
+            (bufs, None) if self.may_lose_fds() => receive_vectored(self, fd.as_fd(), bufs, flags),
             ([buf], None) => match retry_on_intr(|| rustix::net::recv(&fd, &mut **buf, flags)) {
                 Ok((n, _)) if n > 0 => Ok(n),
                 end => self.unless_closed(end.map(|(n, _)| n)),
@@ -292,6 +303,7 @@ impl Channel for Socket {
 
     fn close(&self) -> Result<()> {
         let Some(fd) = self.slot.take() else { return Ok(()) };
+        event!(debug, channel = %self.base.name(), "closed");
         // Closing alone would not reach the peer, nor wake anyone, while a leg or a blocked call
         // still owns the descriptor. ENOTCONN: the peer was faster.
         let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
@@ -396,7 +408,16 @@ fn receive_vectored(
     let bufs = one_call_mut(bufs);
     let mut control = RecvAncillaryBuffer::default();
     match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
-        Ok(got) if got.bytes > 0 => Ok(got.bytes),
+        Ok(got) if got.bytes > 0 => {
+            if got.flags.contains(ReturnFlags::CTRUNC) {
+                event!(
+                    warn,
+                    channel = %socket.base.name(),
+                    "descriptors came that nobody asked for, and were closed"
+                );
+            }
+            Ok(got.bytes)
+        }
         end => socket.unless_closed(end.map(|got| got.bytes)),
     }
 }

@@ -232,6 +232,7 @@ impl Command {
         } else {
             OnDrop::End { linger: self.linger, grace: self.grace }
         };
+        event!(debug, program = ?self.program, pid = process.pid(), "started");
         Ok(Child { pipe, stderr, process: Some(process), on_drop })
     }
 
