@@ -35,8 +35,10 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,
     };
+    let right = RightSide::open(&args, &inherited, &report)?;
     let relay = Arc::new(Relay {
-        right: RightSide::open(&args, &inherited, &report)?,
+        target: right.name().into(),
+        right,
         options: relay_options(&args.joining),
         report: Arc::clone(&report),
         cut: cut_flag,
@@ -75,6 +77,8 @@ pub(crate) fn listen(
 #[derive(Debug)]
 struct Relay {
     right: RightSide,
+    /// The right side's name.
+    target: Arc<str>,
     options: RelayOptions,
     report: Arc<Report>,
     cut: CutFlag,
@@ -146,7 +150,7 @@ impl Relay {
         peer: String,
         _slot: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Failure> {
-        let connection = self.report.begin(peer, self.right.name());
+        let connection = self.report.begin(peer, Arc::clone(&self.target));
         let right = tokio::select! {
             right = Box::pin(self.right.channel()) => right,
             () = turned_on(self.cut.clone()) => Err(Failure::cut()),

@@ -35,10 +35,17 @@ const LIMIT_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Live {
-    peer: String,
-    target: String,
-    started: Instant,
+    who: Arc<Who>,
     progress: Option<Arc<Progress>>,
+}
+
+/// Who is connected to what, since when.
+#[derive(Debug)]
+struct Who {
+    peer: Box<str>,
+    /// Shared by all connections to it.
+    target: Arc<str>,
+    started: Instant,
 }
 
 /// A connection that is being served, until it is dropped.
@@ -46,9 +53,7 @@ struct Live {
 pub(crate) struct Connection {
     report: Arc<Report>,
     id: u64,
-    peer: String,
-    target: String,
-    started: Instant,
+    who: Arc<Who>,
 }
 
 /// One JSON line.
@@ -182,12 +187,11 @@ impl Report {
     }
 
     /// A connection begins.
-    pub(crate) fn begin(self: &Arc<Self>, peer: String, target: String) -> Connection {
+    pub(crate) fn begin(self: &Arc<Self>, peer: String, target: Arc<str>) -> Connection {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let started = Instant::now();
-        let live = Live { peer: peer.clone(), target: target.clone(), started, progress: None };
-        self.live().insert(id, live);
-        Connection { report: Arc::clone(self), id, peer, target, started }
+        let who = Arc::new(Who { peer: peer.into(), target, started: Instant::now() });
+        self.live().insert(id, Live { who: Arc::clone(&who), progress: None });
+        Connection { report: Arc::clone(self), id, who }
     }
 
     /// Prints the live connections.
@@ -196,8 +200,8 @@ impl Report {
         if self.output.json {
             for (&id, live) in &*live {
                 let (sent, received) = counts(live.progress.as_deref());
-                let age_s = live.started.elapsed().as_secs_f64();
-                let (peer, target) = (live.peer.as_str(), live.target.as_str());
+                let age_s = live.who.started.elapsed().as_secs_f64();
+                let (peer, target) = (&*live.who.peer, &*live.who.target);
                 self.json(&Event::Live { id, peer, target, sent, received, age_s });
             }
             return;
@@ -205,12 +209,12 @@ impl Report {
         let mut text = format!("{} live connections", live.len());
         for (id, live) in &*live {
             let (sent, received) = counts(live.progress.as_deref());
-            let age = live.started.elapsed().as_secs();
+            let age = live.who.started.elapsed().as_secs();
             let (sent, received) = (HumanBytes(sent), HumanBytes(received));
             let _ = write!(
                 text,
                 "\n  #{id} {} -> {}: {sent} sent, {received} received, {age} s",
-                live.peer, live.target
+                live.who.peer, live.who.target
             );
         }
         self.line(&text);
@@ -275,13 +279,13 @@ impl Connection {
         if report.output.json {
             report.json(&Event::Failed {
                 id: self.id,
-                peer: &self.peer,
-                target: &self.target,
-                duration_s: self.started.elapsed().as_secs_f64(),
+                peer: &self.who.peer,
+                target: &self.who.target,
+                duration_s: self.who.started.elapsed().as_secs_f64(),
                 error,
             });
         } else {
-            report.line(&format!("{}: {error}", self.peer));
+            report.line(&format!("{}: {error}", self.who.peer));
         }
     }
 
@@ -289,8 +293,8 @@ impl Connection {
         let (there, back) = (&record.left_to_right, &record.right_to_left);
         let mut text = format!(
             "{} -> {}: {} sent, {} received, {:.3} s, {}",
-            self.peer,
-            self.target,
+            self.who.peer,
+            self.who.target,
             HumanBytes(there.bytes),
             HumanBytes(back.bytes),
             record.duration.as_secs_f64(),
@@ -313,8 +317,8 @@ impl Connection {
         let first_byte = [there.first_byte, back.first_byte].into_iter().flatten().min();
         Event::Connection {
             id: self.id,
-            peer: &self.peer,
-            target: &self.target,
+            peer: &self.who.peer,
+            target: &self.who.target,
             sent: there.bytes,
             received: back.bytes,
             spliced: there.spliced + back.spliced,
