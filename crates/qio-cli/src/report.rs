@@ -24,6 +24,9 @@ pub(crate) struct Report {
     bar: ProgressBar,
     live: Mutex<BTreeMap<u64, Live>>,
     next: AtomicU64,
+    /// How many connections there are, and how many there were since memory was given back.
+    open: AtomicU64,
+    peak: AtomicU64,
     served: AtomicU64,
     moved: AtomicU64,
     started: Instant,
@@ -119,6 +122,8 @@ impl Report {
             bar,
             live: Mutex::default(),
             next: AtomicU64::new(1),
+            open: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
             served: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             started: Instant::now(),
@@ -189,6 +194,8 @@ impl Report {
     /// A connection begins.
     pub(crate) fn begin(self: &Arc<Self>, peer: String, target: Arc<str>) -> Connection {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak.fetch_max(open, Ordering::Relaxed);
         let who = Arc::new(Who { peer: peer.into(), target, started: Instant::now() });
         self.live().insert(id, Live { who: Arc::clone(&who), progress: None });
         Connection { report: Arc::clone(self), id, who }
@@ -345,9 +352,20 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.report.live().remove(&self.id);
+        let report = &self.report;
+        report.live().remove(&self.id);
+        let left = report.open.fetch_sub(1, Ordering::Relaxed) - 1;
+        let peak = report.peak.load(Ordering::Relaxed);
+        if peak >= RUSH && left <= peak / 8 {
+            // Whoever gives it back again at the same time finds nothing.
+            report.peak.store(left, Ordering::Relaxed);
+            qio_os::trim_heap();
+        }
     }
 }
+
+/// After so many connections at a time, the memory that they used is given back to the system.
+const RUSH: u64 = 64;
 
 /// Why a relay ended, in words.
 pub(crate) fn ending(record: &Record) -> String {
