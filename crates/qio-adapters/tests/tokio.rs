@@ -17,6 +17,7 @@ use std::task::{Poll, Wake};
 use std::time::{Duration, Instant};
 
 use qio::channel::Base;
+use qio::relay::{Relay, RelayOptions};
 use qio::transport::{Duplex, Pipe, Socket};
 use qio::watch::{PollSet, SharedFd, Steps};
 use qio::{
@@ -24,6 +25,7 @@ use qio::{
     WriteFlags, WriteOp,
 };
 use qio_adapters::tokio::{AsyncChannel, run, run_until};
+use qio_testkit::{Chaos, Plan};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -584,6 +586,102 @@ fn descriptors_that_epoll_refuses_are_always_ready() {
         });
         assert_eq!(steps, 1000);
     }
+}
+
+/// Writes down which legs fired.
+struct Noting {
+    sockets: [Socket; 2],
+    woken: Arc<Mutex<Vec<Vec<usize>>>>,
+}
+
+impl Steps for Noting {
+    type Output = ();
+
+    fn step(&mut self, _now: Instant) -> Poll<()> {
+        let mut ended = 0;
+        for socket in &self.sockets {
+            while let Ok(n) = socket.read(&mut [0; 8]) {
+                if n == 0 {
+                    ended += 1;
+                    break;
+                }
+            }
+        }
+        if ended == 2 { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        for socket in &self.sockets {
+            also(socket, Interest::READ, set);
+        }
+    }
+
+    fn woken(&mut self, set: &PollSet) {
+        let legs = set.legs().iter().enumerate();
+        let fired = legs.filter(|(_, leg)| leg.granted().contains(Readiness::READ));
+        self.woken.lock().unwrap().push(fired.map(|(index, _)| index).collect());
+    }
+}
+
+#[test]
+fn steps_learn_which_legs_fired_and_only_those() {
+    block_on(async {
+        let (first_peer, first) = Socket::pair().unwrap();
+        let (second_peer, second) = Socket::pair().unwrap();
+        for socket in [&first, &second] {
+            socket.set_mode(Mode::NonBlocking).unwrap();
+        }
+        let woken: Arc<Mutex<Vec<Vec<usize>>>> = Arc::default();
+        let noting = Noting { sockets: [first, second], woken: Arc::clone(&woken) };
+        let sending = async {
+            settle().await;
+            assert_eq!(woken.lock().unwrap().len(), 0, "nobody is woken before the first step");
+            first_peer.write_all(b"x").unwrap();
+            settle().await;
+            second_peer.write_all(b"x").unwrap();
+            settle().await;
+            first_peer.write_all(b"x").unwrap();
+            second_peer.write_all(b"x").unwrap();
+            settle().await;
+            assert_eq!(*woken.lock().unwrap(), [vec![0], vec![1], vec![0, 1]]);
+            first_peer.close().unwrap();
+            second_peer.close().unwrap();
+        };
+        tokio::join!(async { run(noting).await.unwrap() }, sending);
+    });
+}
+
+#[test]
+fn a_relay_does_not_try_the_direction_whose_leg_did_not_fire() {
+    block_on(async {
+        let (client, left) = Socket::pair().unwrap();
+        let (right, server) = Socket::pair().unwrap();
+        let without_splicing = |socket: Socket| {
+            socket.set_mode(Mode::NonBlocking).unwrap();
+            Arc::new(Chaos::new(socket, Plan::new(0)))
+        };
+        let (left, right) = (without_splicing(left), without_splicing(right));
+        let relay = Relay::new(
+            Arc::clone(&left) as Arc<dyn Channel>,
+            Arc::clone(&right) as Arc<dyn Channel>,
+            RelayOptions::default(),
+        );
+        let relaying = tokio::spawn(run(relay));
+        settle().await;
+        let (mut client, mut server) =
+            (AsyncChannel::new(client).unwrap(), AsyncChannel::new(server).unwrap());
+        let (left_before, right_before) = (left.reads(), right.reads());
+        for _ in 0..20 {
+            client.write_all(b"x").await.unwrap();
+            server.read_u8().await.unwrap();
+            settle().await;
+        }
+        assert!(left.reads() >= left_before + 20);
+        assert_eq!(right.reads(), right_before, "nothing came from there");
+        client.shutdown().await.unwrap();
+        server.shutdown().await.unwrap();
+        assert!(relaying.await.unwrap().unwrap().error().is_none());
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use qio::channel::Base;
@@ -18,6 +18,7 @@ pub struct Plan {
     seed: u64,
     longest: Option<usize>,
     would_block_every: Option<u64>,
+    for_edges: bool,
     spurious_every: Option<u64>,
     failure: Option<(u64, ErrorKind)>,
 }
@@ -26,7 +27,8 @@ impl Plan {
     /// No difficulty yet; `seed` chooses the sizes of [`short`](Plan::short).
     pub fn new(seed: u64) -> Self {
         let (longest, would_block_every, spurious_every, failure) = (None, None, None, None);
-        Self { seed, longest, would_block_every, spurious_every, failure }
+        let for_edges = false;
+        Self { seed, longest, would_block_every, for_edges, spurious_every, failure }
     }
 
     /// Reads and writes move one byte.
@@ -46,6 +48,15 @@ impl Plan {
     #[must_use]
     pub fn would_block_every(mut self, n: u64) -> Self {
         self.would_block_every = Some(n.max(2));
+        self
+    }
+
+    /// A would-block for no reason is owned up to by the next watch, which says that the direction
+    /// is ready: the kernel, which was not asked, sends no edge for it. Loops that look for levels
+    /// find out by themselves.
+    #[must_use]
+    pub fn for_edges(mut self) -> Self {
+        self.for_edges = true;
         self
     }
 
@@ -81,22 +92,35 @@ impl Plan {
 pub struct Chaos<C> {
     inner: C,
     plan: Plan,
-    reads: AtomicU64,
-    writes: AtomicU64,
+    reads: Attempts,
+    writes: Attempts,
     watches: AtomicU64,
     calls: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    count: AtomicU64,
+    /// The last one would-blocked for no reason.
+    refused: AtomicBool,
 }
 
 impl<C: Channel> Chaos<C> {
     /// Puts `plan` in front of `inner`.
     pub fn new(inner: C, plan: Plan) -> Self {
-        let zero = || AtomicU64::new(0);
-        Self { inner, plan, reads: zero(), writes: zero(), watches: zero(), calls: zero() }
+        let (reads, writes) = (Attempts::default(), Attempts::default());
+        let (watches, calls) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { inner, plan, reads, writes, watches, calls }
     }
 
     /// How many reads and writes were attempted.
     pub fn attempts(&self) -> u64 {
-        self.reads.load(Ordering::Relaxed) + self.writes.load(Ordering::Relaxed)
+        self.reads() + self.writes.count.load(Ordering::Relaxed)
+    }
+
+    /// How many reads were attempted.
+    pub fn reads(&self) -> u64 {
+        self.reads.count.load(Ordering::Relaxed)
     }
 
     /// Fails as planned.
@@ -109,10 +133,12 @@ impl<C: Channel> Chaos<C> {
     }
 
     /// How many bytes this attempt may move.
-    fn room(&self, counter: &AtomicU64) -> Result<usize> {
+    fn room(&self, attempts: &Attempts) -> Result<usize> {
         self.call()?;
-        let attempt = counter.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.plan.would_block_every.is_some_and(|n| attempt.is_multiple_of(n)) {
+        let attempt = attempts.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let refused = self.plan.would_block_every.is_some_and(|n| attempt.is_multiple_of(n));
+        attempts.refused.store(refused, Ordering::Relaxed);
+        if refused {
             return Err(ErrorKind::WouldBlock.into());
         }
         Ok(self.plan.longest.map_or(usize::MAX, |longest| {
@@ -164,7 +190,14 @@ impl<C: Channel> Channel for Chaos<C> {
         if self.plan.spurious_every.is_some_and(|n| watch.is_multiple_of(n)) {
             return interest.into();
         }
-        self.inner.watch(interest, set)
+        let mut refused = Readiness::empty();
+        if self.plan.for_edges {
+            let set = |attempts: &Attempts| attempts.refused.load(Ordering::Relaxed);
+            refused.set(Readiness::READ, set(&self.reads));
+            refused.set(Readiness::WRITE, set(&self.writes));
+            refused &= interest.into();
+        }
+        if refused.is_empty() { self.inner.watch(interest, set) } else { refused }
     }
 
     fn close(&self) -> Result<()> {

@@ -7,12 +7,14 @@ bitflags! {
     ///
     /// QEMU's `G_IO_IN` and `G_IO_OUT` as an argument. Hang-up and errors are never asked for:
     /// they are always reported (see [`Readiness`]).
+    ///
+    /// The bits are those of poll(2), so that a leg costs no translation.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Interest: u8 {
         /// A read would not block: there is data, the end of the stream, or an error to fetch.
         const READ = 1;
         /// A write would not block: there is room, or an error to fetch.
-        const WRITE = 2;
+        const WRITE = 4;
     }
 }
 
@@ -26,9 +28,9 @@ bitflags! {
         /// A read would not block.
         const READ = 1;
         /// A write would not block.
-        const WRITE = 2;
+        const WRITE = 4;
         /// The peer is gone, or the channel was closed. Data that came before may still be read.
-        const HANGUP = 4;
+        const HANGUP = 16;
         /// An error waits to be fetched by the next read or write.
         const ERROR = 8;
     }
@@ -37,7 +39,7 @@ bitflags! {
 impl From<Interest> for Readiness {
     /// The readiness that says exactly what was asked for.
     fn from(interest: Interest) -> Self {
-        Self::from_bits_truncate(interest.bits())
+        Self::from_bits_retain(interest.bits())
     }
 }
 

@@ -4,12 +4,17 @@
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use qio::transport::{Duplex, Null, Pipe, Socket};
+use qio::net::{self, ConnectOptions, ListenOptions};
+use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, Socket};
+use qio::watch::run;
+use qio::{Address, Channel, ChannelExt};
 use qio_testkit::conformance::writing_to_a_peer_that_is_gone_is_an_error;
 use qio_testkit::{Pair, Subject, conformance};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -23,6 +28,33 @@ conformance!(echo, Subject::echo::<Duplex>("echo", || Pair::same(Duplex::echo())
 conformance!(pipe, Subject::one_way::<Pipe>("pipe", pipe));
 conformance!(pipe_duplex, Subject::pair::<Pipe>("pipe duplex", pipe_duplex));
 conformance!(shared_pipe, Subject::one_way::<Pipe>("shared pipe", shared_pipe));
+conformance!(fifo, Subject::one_way::<Pipe>("fifo", fifo));
+conformance!(child, Subject::pair::<Child>("child", child));
+conformance!(terminal, Subject::one_way::<Pipe>("terminal", terminal));
+conformance!(shared_terminal, Subject::one_way::<Pipe>("shared terminal", shared_terminal));
+conformance!(file, Subject::store::<File>("file", file));
+conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::new(1 << 20))));
+conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
+conformance!(
+    tcp_acceptance,
+    Subject::pair::<Socket>("tcp acceptance", || swapped(tcp_connection()))
+);
+conformance!(unix_connection, Subject::pair::<Socket>("unix connection", unix_connection));
+conformance!(
+    abstract_connection,
+    Subject::pair::<Socket>("abstract connection", abstract_connection)
+);
+conformance!(socket_from_fd, Subject::pair::<Socket>("socket from fd", socket_from_fd));
+conformance!(
+    socket_from_shared_fd,
+    Subject::pair::<Socket>("socket from shared fd", socket_from_shared_fd)
+);
+conformance!(pipe_from_fd, Subject::one_way::<Pipe>("pipe from fd", pipe_from_fd));
+conformance!(
+    pipe_from_shared_fd,
+    Subject::one_way::<Pipe>("pipe from shared fd", pipe_from_shared_fd)
+);
+conformance!(file_from_fd, Subject::store::<File>("file from fd", file_from_fd));
 conformance!(null, Subject::sink::<Null>("null", || Pair::same(Null::new())));
 
 fn unix_socket() -> Pair {
@@ -83,6 +115,140 @@ fn shared_pipe() -> Pair {
         Pipe::from_shared_fds(None, Some(writer.into())).unwrap(),
         Pipe::from_shared_fds(Some(reader.into()), None).unwrap(),
     )
+}
+
+fn fifo() -> Pair {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+    let reader = Pipe::open_fifo_read(&path).unwrap();
+    let ControlFlow::Break(writer) = run(Pipe::open_fifo_write(&path), soon()).unwrap() else {
+        panic!("there is a reader, and no writer came");
+    };
+    Pair::new(writer.unwrap(), reader)
+}
+
+fn terminal() -> Pair {
+    let (terminal, screen) = raw_terminal();
+    Pair::new(
+        Pipe::from_fds(None, Some(terminal)).unwrap(),
+        Pipe::from_fds(Some(screen), None).unwrap(),
+    )
+}
+
+fn shared_terminal() -> Pair {
+    let (terminal, screen) = raw_terminal();
+    Pair::new(
+        Pipe::from_shared_fds(None, Some(terminal)).unwrap(),
+        Pipe::from_shared_fds(Some(screen), None).unwrap(),
+    )
+}
+
+/// A terminal that changes no byte, and what its user sees. One way only: a terminal has no
+/// half-close, and when the screen goes, what was typed goes with it.
+fn raw_terminal() -> (OwnedFd, OwnedFd) {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let screen = openpt(flags).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let name = ptsname(&screen, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+    let mut settings = tcgetattr(&terminal).unwrap();
+    settings.make_raw();
+    tcsetattr(&terminal, OptionalActions::Now, &settings).unwrap();
+    (terminal, screen)
+}
+
+/// A child and, in place of the program that has its standard streams, this one: it takes them
+/// over before the child ends, so that each side can go first.
+fn child() -> Pair {
+    let child = transport::Command::new("sh").args(["-c", "read line"]).spawn().unwrap();
+    let stream = |number: u8, write: bool| -> OwnedFd {
+        let path = format!("/proc/{}/fd/{number}", child.pid());
+        std::fs::OpenOptions::new().read(!write).write(write).open(path).unwrap().into()
+    };
+    let peer = Pipe::from_fds(Some(stream(0, false)), Some(stream(1, true))).unwrap();
+    child.write_all(b"\n").unwrap();
+    assert!(child.wait_exit(soon()).unwrap().success());
+    Pair::new(child, peer)
+}
+
+fn file() -> Pair {
+    let file = tempfile::tempfile().unwrap();
+    Pair::same(File::from_fd(file.into()).unwrap())
+}
+
+fn tcp_connection() -> Pair {
+    connection(&"listen:tcp://127.0.0.1:0".parse().unwrap())
+}
+
+fn unix_connection() -> Pair {
+    let dir = tempfile::tempdir().unwrap();
+    connection(&Address::unix(dir.path().join("socket")).listening())
+}
+
+fn abstract_connection() -> Pair {
+    // Tests run at the same time, and abstract names are those of the whole machine.
+    let unique = tempfile::Builder::new().tempdir().unwrap();
+    let name = unique.path().file_name().unwrap().to_str().unwrap();
+    connection(&format!("listen:unix:@qio-conformance-{name}").parse().unwrap())
+}
+
+/// The client on the left, whom the listener accepted on the right; the listener is gone.
+fn connection(address: &Address) -> Pair {
+    let listener = net::listen(address, &ListenOptions::new()).unwrap();
+    let left = net::connect(&listener.local_addresses()[0], &ConnectOptions::new()).unwrap();
+    let right = listener.accept(soon()).unwrap().channel;
+    for channel in [&left, &right] {
+        // Small, so that filling it is quick.
+        let socket = channel.find::<Socket>().unwrap().descriptor().unwrap();
+        sockopt::set_socket_send_buffer_size(&socket, 64 * 1024).unwrap();
+    }
+    Pair::new(left, right)
+}
+
+fn swapped(pair: Pair) -> Pair {
+    Pair::new(pair.right, pair.left)
+}
+
+fn socket_from_fd() -> Pair {
+    let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
+    Pair::new(from_fd(left), from_fd(right))
+}
+
+fn socket_from_shared_fd() -> Pair {
+    let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
+    Pair::new(from_shared_fd(left), from_shared_fd(right))
+}
+
+fn pipe_from_fd() -> Pair {
+    let (reader, writer) = std::io::pipe().unwrap();
+    Pair::new(from_fd(writer), from_fd(reader))
+}
+
+fn pipe_from_shared_fd() -> Pair {
+    let (reader, writer) = std::io::pipe().unwrap();
+    Pair::new(from_shared_fd(writer), from_shared_fd(reader))
+}
+
+fn file_from_fd() -> Pair {
+    Pair::same(from_fd(tempfile::tempfile().unwrap()))
+}
+
+fn from_fd(fd: impl Into<OwnedFd>) -> Arc<dyn Channel> {
+    transport::from_fd(fd.into()).unwrap()
+}
+
+fn from_shared_fd(fd: impl Into<OwnedFd>) -> Arc<dyn Channel> {
+    transport::from_shared_fd(fd.into()).unwrap()
+}
+
+fn soon() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(10))
 }
 
 /// In a child with the default disposition, which a C program has and Rust's runtime changes.

@@ -142,7 +142,7 @@ fn a_port_in_use_names_who_uses_it() {
     assert_eq!(error.class(), Class::Open);
     assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
     let report = error.report().to_string();
-    let start = format!("listen {address}: address already in use (");
+    let start = format!("{}: address already in use (", address.replacen(":", " ", 1));
     let end = format!(", process {}, listens there)", std::process::id());
     assert!(report.starts_with(&start) && report.ends_with(&end), "{report}");
 }
@@ -322,6 +322,49 @@ fn a_socket_file_that_is_gone_already_is_no_error() {
 }
 
 #[test]
+fn a_socket_file_that_cannot_be_removed_is_one_error_and_the_listener_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("parent");
+    std::fs::create_dir(&parent).unwrap();
+    let listener = listen_unix(&parent.join("x")).unwrap();
+    let moved = dir.path().join("moved");
+    std::fs::rename(&parent, &moved).unwrap();
+    std::fs::write(&parent, "no directory any more").unwrap();
+    assert_eq!(listener.close().unwrap_err().kind(), ErrorKind::NotADirectory);
+    listener.close().unwrap();
+    assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::NotConnected);
+    let error = connect(&Address::unix(moved.join("x"))).unwrap_err();
+    assert_eq!(error.io_kind(), Some(ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn of_many_listeners_that_come_at_once_one_gets_the_port() {
+    for _ in 0..20 {
+        let free = listen("listen:tcp://:0").unwrap();
+        let address = format!("listen:tcp://:{}", port(&free));
+        drop(free);
+        let barrier = Arc::new(std::sync::Barrier::new(4));
+        let coming: Vec<_> = (0..4)
+            .map(|_| {
+                let (address, barrier) = (address.clone(), Arc::clone(&barrier));
+                thread::spawn(move || {
+                    barrier.wait();
+                    let result = listen(&address);
+                    // Nobody lets go before everybody has tried.
+                    barrier.wait();
+                    result.map(drop)
+                })
+            })
+            .collect();
+        let results: Vec<_> = coming.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+        for error in results.into_iter().filter_map(Result::err) {
+            assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
+        }
+    }
+}
+
+#[test]
 fn closing_removes_only_the_socket_file_that_was_made_here() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
@@ -369,7 +412,7 @@ fn only_a_dead_socket_is_replaced() {
     let error = listen_unix(&path).unwrap_err();
     assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
     let report = error.report().to_string();
-    let start = format!("listen listen:unix:{}: address already in use (", path.display());
+    let start = format!("listen unix:{}: address already in use (", path.display());
     let end = format!(", process {}, listens there)", std::process::id());
     assert!(report.starts_with(&start) && report.ends_with(&end), "{report}");
     connect(&Address::unix(&path)).unwrap();
@@ -380,7 +423,7 @@ fn only_a_dead_socket_is_replaced() {
     assert_eq!(
         error.report().to_string(),
         format!(
-            "listen listen:unix:{}: address already in use \
+            "listen unix:{}: address already in use \
              (there is a file of another kind, which is left alone)",
             path.display()
         )
@@ -468,7 +511,7 @@ fn a_descriptor_that_does_not_listen_stays_open_and_untouched() {
     {
         let error = net::listen(&Address::fd(number).listening(), &options).unwrap_err();
         assert_eq!(error.class(), Class::Open);
-        assert_eq!(error.report().to_string(), format!("listen listen:fd:{number}: {cause}"));
+        assert_eq!(error.report().to_string(), format!("listen fd:{number}: {cause}"));
     }
     let ours = inherited.lock().take(1).expect("given back");
     let flags = rustix::fs::fcntl_getfl(ours.as_fd()).unwrap();

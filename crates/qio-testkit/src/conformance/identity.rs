@@ -49,6 +49,15 @@ pub fn features_tell_what_works(subject: &Subject) {
     }
 }
 
+/// Whichever way they were made, client and server can do the same.
+pub fn both_sides_have_the_same_features(subject: &Subject) {
+    if !subject.is_duplex() {
+        return;
+    }
+    let pair = subject.make();
+    assert_eq!(pair.left.features(), pair.right.features());
+}
+
 /// However often a channel is wrapped and shared, it is found.
 pub fn find_sees_through_every_wrapper(subject: &Subject) {
     fn found<C: Channel>(subject: &Subject, channel: &C) {

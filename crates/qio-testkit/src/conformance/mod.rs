@@ -162,6 +162,7 @@ checks! { $
     }
     identity {
         features_tell_what_works,
+        both_sides_have_the_same_features,
         find_sees_through_every_wrapper,
         a_channel_is_std_io,
         a_name_is_shared_and_told,

@@ -51,6 +51,11 @@ impl FdSink {
         self.fds.drain(..)
     }
 
+    /// Closes all but the first `len`.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.fds.truncate(len);
+    }
+
     /// Takes one received descriptor. For channels that receive some.
     ///
     /// Gives it back when there is no room.

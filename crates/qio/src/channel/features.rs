@@ -33,3 +33,19 @@ impl Features {
     /// Both directions.
     pub const DUPLEX: Self = Self::READ.union(Self::WRITE);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Base;
+
+    #[test]
+    fn a_feature_that_is_set_alone_is_the_only_one() {
+        for (name, feature) in Features::all().iter_names() {
+            let base = Base::new("test", feature);
+            for (other, flag) in Features::all().iter_names() {
+                assert_eq!(base.features().contains(flag), name == other, "{name}, {other}");
+            }
+        }
+    }
+}

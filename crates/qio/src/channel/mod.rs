@@ -77,6 +77,10 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     /// else a leg that grants nothing and fires when the peer reads no more. A peer that only ended
     /// its own side (TCP's FIN) is not gone. A channel that has no peer, or whose peer is
     /// missed by the next read, adds nothing.
+    ///
+    /// After an attempt that would have blocked, a loop may wait for the next edge of the legs: the
+    /// descriptors were tried, and the kernel had nothing. A channel that refused for a reason of
+    /// its own says here that the condition holds.
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 

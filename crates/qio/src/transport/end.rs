@@ -179,6 +179,11 @@ impl End {
             };
             match result {
                 Err(Errno::INTR) => {}
+                // A terminal whose other side is gone. The error has other reasons too: a program
+                // in the background that nobody can bring to the front may not write.
+                Err(Errno::IO) if self.kind == Kind::Terminal && has_hung_up(fd.as_fd())? => {
+                    return Err(ErrorKind::BrokenPipe.into());
+                }
                 result => return Ok(result?),
             }
         }
@@ -354,6 +359,13 @@ fn poll_now(fd: BorrowedFd<'_>, wanted: PollFlags) -> rustix::io::Result<bool> {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::from_borrowed_fd(fd, wanted)];
     Ok(rustix::event::poll(&mut fds, Some(&at_once))? > 0)
+}
+
+fn has_hung_up(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    rustix::event::poll(&mut fds, Some(&at_once))?;
+    Ok(fds[0].revents().contains(PollFlags::HUP))
 }
 
 /// A descriptor that is always readable, made once: it is what ends the waits on a closed end.

@@ -198,6 +198,20 @@ impl Socket {
         self.base.features().contains(Features::FD_PASS)
     }
 
+    /// What a writer of a Unix socket waits for: room, or that writing is shut down.
+    #[inline(never)]
+    fn watch_writing(&self, fd: &SharedFd, interest: Interest, set: &mut PollSet) -> Readiness {
+        if !self.write_shut.load(Ordering::Acquire) {
+            set.add(fd, interest, interest);
+            self.writer_wake.watch(Interest::WRITE, set);
+            return Readiness::empty();
+        }
+        if interest.contains(Interest::READ) {
+            set.add(fd, Interest::READ, Interest::READ);
+        }
+        Readiness::WRITE
+    }
+
     /// Wakes a writer that waits for room, after the socket was shut down for writing.
     fn wake_writer(&self) {
         if self.wakes_writer() {
@@ -209,8 +223,9 @@ impl Socket {
     /// The result of a call, unless the channel was closed meanwhile: what ended a call that slept
     /// in the kernel is then our own shutdown, and looks like the peer's.
     #[cold]
-    fn unless_closed(&self, result: Result<usize>) -> Result<usize> {
-        if self.slot.is_empty() { Err(closed()) } else { result }
+    #[inline(never)]
+    fn unless_closed(&self, result: rustix::io::Result<usize>) -> Result<usize> {
+        if self.slot.is_empty() { Err(closed()) } else { Ok(result?) }
     }
 }
 
@@ -233,16 +248,13 @@ impl Channel for Socket {
         if self.read_shut.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        let result = match op.parts() {
-            ([buf], None) => {
-                retry_on_intr(|| rustix::net::recv(&fd, &mut **buf, flags)).map(|(n, _)| n)
-            }
-            (bufs, None) => receive_vectored(fd.as_fd(), bufs, flags),
-            (_, Some(_)) => return self.unless_closed(receive_with_fds(fd.as_fd(), op, flags)),
-        };
-        match result {
-            Ok(n) if n > 0 => Ok(n),
-            result => self.unless_closed(result.map_err(Error::from)),
+        match op.parts() {
+            ([buf], None) => match retry_on_intr(|| rustix::net::recv(&fd, &mut **buf, flags)) {
+                Ok((n, _)) if n > 0 => Ok(n),
+                end => self.unless_closed(end.map(|(n, _)| n)),
+            },
+            (bufs, None) => receive_vectored(self, fd.as_fd(), bufs, flags),
+            (_, Some(_)) => receive_with_fds(self, fd.as_fd(), op, flags),
         }
     }
 
@@ -253,14 +265,13 @@ impl Channel for Socket {
         if self.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
             flags |= SendFlags::DONTWAIT;
         }
-        let result = match (op.bufs(), op.fds()) {
-            ([buf], []) => retry_on_intr(|| rustix::net::send(&fd, buf, flags)),
-            (bufs, []) => send_vectored(fd.as_fd(), bufs, flags),
-            (bufs, fds) => send_with_fds(fd.as_fd(), bufs, fds, flags),
-        };
-        match result {
-            Ok(n) => Ok(n),
-            Err(error) => self.unless_closed(Err(error.into())),
+        match (op.bufs(), op.fds()) {
+            ([buf], []) => match retry_on_intr(|| rustix::net::send(&fd, buf, flags)) {
+                Ok(n) => Ok(n),
+                error => self.unless_closed(error),
+            },
+            (bufs, []) => send_vectored(self, fd.as_fd(), bufs, flags),
+            (bufs, fds) => send_with_fds(self, fd.as_fd(), bufs, fds, flags),
         }
     }
 
@@ -269,23 +280,14 @@ impl Channel for Socket {
         let Some(fd) = self.slot.try_borrow() else {
             return Readiness::from(interest) | Readiness::HANGUP;
         };
-        if interest.is_empty() {
-            // Whoever reads sees it; a leg of its own would wake for every message.
-            return Readiness::empty();
+        if interest.contains(Interest::WRITE) && self.wakes_writer() {
+            return self.watch_writing(fd.shared(), interest, set);
         }
-        if !interest.contains(Interest::WRITE) || !self.wakes_writer() {
+        // Whoever reads sees a hang-up; a leg for it alone would wake for every message.
+        if !interest.is_empty() {
             set.add(fd.shared(), interest, interest);
-            return Readiness::empty();
         }
-        if !self.write_shut.load(Ordering::Acquire) {
-            set.add(fd.shared(), interest, interest);
-            self.writer_wake.watch(Interest::WRITE, set);
-            return Readiness::empty();
-        }
-        if interest.contains(Interest::READ) {
-            set.add(fd.shared(), Interest::READ, Interest::READ);
-        }
-        Readiness::WRITE
+        Readiness::empty()
     }
 
     fn close(&self) -> Result<()> {
@@ -386,18 +388,22 @@ fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
 
 #[inline(never)]
 fn receive_vectored(
+    socket: &Socket,
     fd: BorrowedFd<'_>,
     bufs: &mut [IoSliceMut<'_>],
     flags: RecvFlags,
-) -> rustix::io::Result<usize> {
+) -> Result<usize> {
     let bufs = one_call_mut(bufs);
     let mut control = RecvAncillaryBuffer::default();
-    let got = retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags))?;
-    Ok(got.bytes)
+    match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
+        Ok(got) if got.bytes > 0 => Ok(got.bytes),
+        end => socket.unless_closed(end.map(|got| got.bytes)),
+    }
 }
 
 #[inline(never)]
 fn receive_with_fds(
+    socket: &Socket,
     fd: BorrowedFd<'_>,
     op: &mut ReadOp<'_, '_>,
     flags: RecvFlags,
@@ -413,7 +419,10 @@ fn receive_with_fds(
     };
     let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let got = retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags))?;
+    let got = match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
+        Ok(got) if got.bytes > 0 => got,
+        got => return socket.unless_closed(got.map(|got| got.bytes)),
+    };
     take_fds(&mut control, sink, make_blocking)?;
     if got.flags.contains(ReturnFlags::CTRUNC) {
         return Err(too_many_fds(sink));
@@ -421,25 +430,31 @@ fn receive_with_fds(
     Ok(got.bytes)
 }
 
-/// Moves what arrived into the sink; what does not fit is closed, and an error.
+/// Moves what arrived into the sink; what does not fit is closed, and an error. All of it is closed
+/// when the mode of one cannot be changed: nobody gets descriptors in another mode than was asked for.
 fn take_fds(
     control: &mut RecvAncillaryBuffer<'_>,
     sink: &mut FdSink,
     make_blocking: bool,
 ) -> Result<()> {
+    let before = sink.fds().len();
     let mut result = Ok(());
+    let mut mode = Ok(());
     for message in control.drain() {
         let RecvAncillaryMessage::ScmRights(fds) = message else { continue };
         for fd in fds {
             if make_blocking {
-                result = result.and(rustix::io::ioctl_fionbio(&fd, false).map_err(Error::from));
+                mode = mode.and(rustix::io::ioctl_fionbio(&fd, false));
             }
             if sink.push(fd).is_err() {
                 result = Err(too_many_fds(sink));
             }
         }
     }
-    result
+    if mode.is_err() {
+        sink.truncate(before);
+    }
+    Ok(mode?).and(result)
 }
 
 #[cold]
@@ -453,29 +468,37 @@ fn too_many_fds(sink: &FdSink) -> Error {
 
 #[inline(never)]
 fn send_vectored(
-    socket: BorrowedFd<'_>,
+    socket: &Socket,
+    fd: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
     flags: SendFlags,
-) -> rustix::io::Result<usize> {
+) -> Result<usize> {
     let mut control = SendAncillaryBuffer::default();
     let bufs = one_call(bufs);
-    retry_on_intr(|| rustix::net::sendmsg(socket, bufs, &mut control, flags))
+    match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
+        Ok(n) => Ok(n),
+        error => socket.unless_closed(error),
+    }
 }
 
 #[inline(never)]
 fn send_with_fds(
-    socket: BorrowedFd<'_>,
+    socket: &Socket,
+    fd: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
     flags: SendFlags,
-) -> rustix::io::Result<usize> {
+) -> Result<usize> {
     let mut space = [MaybeUninit::uninit(); FD_CONTROL_BYTES];
     let mut control = SendAncillaryBuffer::new(&mut space);
     // The space is that of the largest message, and the number was checked against it.
     let fits = control.push(SendAncillaryMessage::ScmRights(fds));
     debug_assert!(fits, "checked when the operation was made");
     let bufs = one_call(bufs);
-    retry_on_intr(|| rustix::net::sendmsg(socket, bufs, &mut control, flags))
+    match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
+        Ok(n) => Ok(n),
+        error => socket.unless_closed(error),
+    }
 }
 
 const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));

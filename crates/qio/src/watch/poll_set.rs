@@ -18,6 +18,9 @@ pub type SharedFd = Arc<OwnedFd>;
 /// interrupters.
 const INLINE_LEGS: usize = 4;
 
+/// poll(2)'s answer for a descriptor that is not open.
+const INVALID: u8 = PollFlags::NVAL.bits() as u8;
+
 /// One descriptor to poll.
 ///
 /// A leg shares ownership of its descriptor, and the number keeps naming the same open file until
@@ -54,57 +57,55 @@ impl Leg {
 
     /// What was [marked](PollSet::mark), or found by poll(2).
     pub fn fired(&self) -> Readiness {
-        self.fired
+        // A descriptor that is not open, which an owned one always is, is an error like another.
+        let invalid = self.fired.bits() & INVALID != 0;
+        let fired = self.fired & Readiness::all();
+        if invalid { fired | Readiness::ERROR } else { fired }
     }
 
     /// What the firing means to the user of the channel: nothing when the leg did not fire, or
     /// grants nothing.
     ///
-    /// Hang-up and errors are reported together with all that the leg grants, because the next
-    /// attempt will not block.
+    /// A leg that stands for both directions grants the one that fired. Hang-up and errors are
+    /// reported together with all that the leg grants, because the next attempt will not block.
     #[inline]
     pub fn granted(&self) -> Readiness {
-        let granted = Readiness::from(self.grants);
-        let gone = self.fired & (Readiness::HANGUP | Readiness::ERROR);
-        if self.fired.is_empty() || granted.is_empty() {
-            Readiness::empty()
-        } else if self.on == self.grants && gone.is_empty() {
-            self.fired & granted
-        } else {
-            granted | gone
+        const DATA: u8 = Interest::all().bits();
+        if self.on == self.grants && self.fired.bits() & !DATA == 0 {
+            return self.fired & Readiness::from(self.grants);
         }
+        self.granted_otherwise()
+    }
+
+    #[inline(never)]
+    fn granted_otherwise(&self) -> Readiness {
+        let fired = self.fired();
+        if fired.is_empty() || self.grants.is_empty() {
+            return Readiness::empty();
+        }
+        Readiness::from(self.grants) | (fired & (Readiness::HANGUP | Readiness::ERROR))
     }
 
     #[inline]
     fn poll_flags(&self) -> PollFlags {
-        let mut flags = PollFlags::empty();
-        if self.on.contains(Interest::READ) {
-            flags |= PollFlags::IN;
-        }
-        if self.on.contains(Interest::WRITE) {
-            flags |= PollFlags::OUT;
-        }
-        flags
+        PollFlags::from_bits_retain(self.on.bits().into())
     }
 
     #[inline]
     fn note(&mut self, revents: PollFlags) {
-        let mut fired = Readiness::empty();
-        if revents.intersects(PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP) {
-            fired |= Readiness::READ;
-        }
-        if revents.contains(PollFlags::OUT) {
-            fired |= Readiness::WRITE;
-        }
-        if revents.contains(PollFlags::HUP) {
-            fired |= Readiness::HANGUP;
-        }
-        if revents.intersects(PollFlags::ERR | PollFlags::NVAL) {
-            fired |= Readiness::ERROR;
-        }
-        self.fired = fired;
+        self.fired = Readiness::from_bits_retain(revents.bits() as u8);
     }
 }
+
+// Interest, readiness and poll(2) use the same bits.
+const _: () = assert!(
+    Interest::READ.bits() as u16 == PollFlags::IN.bits()
+        && Interest::WRITE.bits() as u16 == PollFlags::OUT.bits()
+        && Readiness::READ.bits() as u16 == PollFlags::IN.bits()
+        && Readiness::WRITE.bits() as u16 == PollFlags::OUT.bits()
+        && Readiness::HANGUP.bits() as u16 == PollFlags::HUP.bits()
+        && Readiness::ERROR.bits() as u16 == PollFlags::ERR.bits()
+);
 
 impl AsFd for Leg {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -138,16 +139,22 @@ impl PollSet {
     /// Adds a descriptor: poll it for `on`; when it fires, the user of the channel has `grants`.
     #[inline]
     pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
-        let grants = if self.internal { Interest::empty() } else { grants };
         if let Legs::None = self.legs {
             self.legs = Legs::One(Leg::new(fd, on, grants));
         } else {
-            self.legs.push(Leg::new(fd, on, grants));
+            self.add_more(fd, on, grants);
         }
+    }
+
+    #[inline(never)]
+    fn add_more(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
+        let grants = if self.internal { Interest::empty() } else { grants };
+        self.legs.spread().push(Leg::new(fd, on, grants));
     }
 
     /// Asks to be driven again at `when` at the latest; the earliest such time counts.
     pub fn wake_at(&mut self, when: Instant) {
+        self.legs.spread();
         self.deadline = Some(self.deadline.map_or(when, |earlier| earlier.min(when)));
     }
 
@@ -156,6 +163,7 @@ impl PollSet {
     /// For layers: that the socket below has bytes says nothing about plaintext. When such a leg
     /// fires, the waiter drives the channel and asks it again.
     pub fn internally<R>(&mut self, fill: impl FnOnce(&mut Self) -> R) -> R {
+        self.legs.spread();
         let before = std::mem::replace(&mut self.internal, true);
         let result = fill(self);
         self.internal = before;
@@ -207,20 +215,23 @@ impl PollSet {
     ///
     /// What poll(2) reports (`ENOMEM`); `InvalidInput` when the set is empty and `until` is `None`,
     /// because the wait would never end.
-    #[inline(always)]
+    #[inline]
     pub fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
-        let until = match self.deadline {
-            None => until,
-            Some(own) => Some(until.map_or(own, |until| until.min(own))),
-        };
-        match &mut self.legs {
-            Legs::One(leg) => poll_one(leg, until),
+        match (&mut self.legs, until) {
+            (Legs::One(leg), None) => poll_one(leg, None),
             _ => self.poll_many(until),
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn poll_many(&mut self, until: Option<Instant>) -> io::Result<()> {
+        let until = match (until, self.deadline) {
+            (Some(until), Some(own)) => Some(until.min(own)),
+            (until, own) => until.or(own),
+        };
+        if let Legs::One(leg) = &mut self.legs {
+            return poll_one(leg, until);
+        }
         if self.legs().is_empty() && until.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -240,25 +251,33 @@ impl PollSet {
     }
 }
 
-/// The legs of a set; one is the common number, and costs no more than itself.
+/// The legs of a set.
+// The plain tag is quicker to look at than one hidden in the vector's capacity.
 #[derive(Clone, Debug, Default)]
+#[repr(u8)]
 enum Legs {
     #[default]
     None,
+    /// The common case, which costs no more than itself: one leg that means what it says, and no
+    /// deadline beside it.
     One(Leg),
     Several(SmallVec<[Leg; INLINE_LEGS]>),
 }
 
 impl Legs {
-    #[inline(never)]
-    fn push(&mut self, leg: Leg) {
-        let mut legs = match std::mem::take(self) {
-            Self::None => SmallVec::new(),
-            Self::One(first) => SmallVec::from_iter([first]),
+    /// The legs as a vector, for everything but the common case.
+    fn spread(&mut self) -> &mut SmallVec<[Leg; INLINE_LEGS]> {
+        if !matches!(self, Self::Several(_)) {
+            let first = match std::mem::take(self) {
+                Self::One(leg) => Some(leg),
+                _ => None,
+            };
+            *self = Self::Several(first.into_iter().collect());
+        }
+        match self {
             Self::Several(legs) => legs,
-        };
-        legs.push(leg);
-        *self = Self::Several(legs);
+            Self::None | Self::One(_) => unreachable!("turned into a vector above"),
+        }
     }
 
     fn as_mut_slice(&mut self) -> &mut [Leg] {
