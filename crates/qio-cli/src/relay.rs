@@ -35,8 +35,10 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,
     };
+    let right = RightSide::open(&args, &inherited, &report)?;
     let relay = Arc::new(Relay {
-        right: RightSide::open(&args, &inherited, &report)?,
+        target: right.name().into(),
+        right,
         options: relay_options(&args.joining),
         report: Arc::clone(&report),
         cut: cut_flag,
@@ -75,6 +77,8 @@ pub(crate) fn listen(
 #[derive(Debug)]
 struct Relay {
     right: RightSide,
+    /// The right side's name.
+    target: Arc<str>,
     options: RelayOptions,
     report: Arc<Report>,
     cut: CutFlag,
@@ -126,15 +130,29 @@ impl RightSide {
 }
 
 impl Relay {
-    /// Serves one connection from its left channel to its end.
+    /// A child that still works on what it got is not ended before its time.
+    async fn await_children(&self, ends: [Arc<dyn Channel>; 2]) {
+        for end in ends {
+            tokio::select! {
+                _ = child_status(&*end, CHILD_PATIENCE) => {}
+                () = turned_on(self.cut.clone()) => end_child(end).await,
+            }
+        }
+    }
+
+    /// Serves one connection from its left channel to its end, and gives its slot back then.
+    ///
+    /// What does not last as long as the connection is boxed: a future is as large as the largest
+    /// of its parts, for its whole life.
     async fn connection(
         self: Arc<Self>,
         left: Arc<dyn Channel>,
         peer: String,
+        _slot: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Failure> {
-        let connection = self.report.begin(peer, self.right.name());
+        let connection = self.report.begin(peer, Arc::clone(&self.target));
         let right = tokio::select! {
-            right = self.right.channel() => right,
+            right = Box::pin(self.right.channel()) => right,
             () = turned_on(self.cut.clone()) => Err(Failure::cut()),
         };
         let right = match right {
@@ -153,9 +171,7 @@ impl Relay {
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
                 connection.ended(&record);
                 if cut {
-                    for end in ends {
-                        end_child(end).await;
-                    }
+                    Box::pin(end_children(ends)).await;
                     return Ok(());
                 }
                 outcome(&record, &what)?;
@@ -166,14 +182,14 @@ impl Relay {
                 return Err(failure);
             }
         }
-        // A child that still works on what it got is not ended before its time.
-        for end in ends {
-            tokio::select! {
-                _ = child_status(&*end, CHILD_PATIENCE) => {}
-                () = turned_on(self.cut.clone()) => end_child(end).await,
-            }
-        }
+        Box::pin(self.await_children(ends)).await;
         Ok(())
+    }
+}
+
+async fn end_children(ends: [Arc<dyn Channel>; 2]) {
+    for end in ends {
+        end_child(end).await;
     }
 }
 
@@ -189,7 +205,7 @@ async fn join_once(
         left = opener.open(&args.left) => left?,
         number = stopper.requested() => return Err(Failure::signal(number)),
     };
-    let job = tokio::spawn(Arc::clone(relay).connection(left, args.left.to_string()));
+    let job = tokio::spawn(Arc::clone(relay).connection(left, args.left.to_string(), None));
     stopper.until(finished(job), false).await
 }
 
@@ -205,12 +221,8 @@ async fn serve(
     let slots = Arc::new(Semaphore::new(limit as usize));
     let mut only = None;
     let start = |client: Accepted, slot: OwnedSemaphorePermit| {
-        let connection = Arc::clone(relay).connection(client.channel, client.peer);
-        let job = workers.next().spawn(async move {
-            let result = connection.await;
-            drop(slot);
-            result
-        });
+        let relay = Arc::clone(relay);
+        let job = workers.next().spawn(relay.connection(client.channel, client.peer, Some(slot)));
         only = Some(job);
     };
     let may_accept = || !relay.right.is_starving();

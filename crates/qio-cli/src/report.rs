@@ -24,6 +24,9 @@ pub(crate) struct Report {
     bar: ProgressBar,
     live: Mutex<BTreeMap<u64, Live>>,
     next: AtomicU64,
+    /// How many connections there are, and how many there were since memory was given back.
+    open: AtomicU64,
+    peak: AtomicU64,
     served: AtomicU64,
     moved: AtomicU64,
     started: Instant,
@@ -35,10 +38,17 @@ const LIMIT_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Live {
-    peer: String,
-    target: String,
-    started: Instant,
+    who: Arc<Who>,
     progress: Option<Arc<Progress>>,
+}
+
+/// Who is connected to what, since when.
+#[derive(Debug)]
+struct Who {
+    peer: Box<str>,
+    /// Shared by all connections to it.
+    target: Arc<str>,
+    started: Instant,
 }
 
 /// A connection that is being served, until it is dropped.
@@ -46,9 +56,7 @@ struct Live {
 pub(crate) struct Connection {
     report: Arc<Report>,
     id: u64,
-    peer: String,
-    target: String,
-    started: Instant,
+    who: Arc<Who>,
 }
 
 /// One JSON line.
@@ -114,6 +122,8 @@ impl Report {
             bar,
             live: Mutex::default(),
             next: AtomicU64::new(1),
+            open: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
             served: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             started: Instant::now(),
@@ -182,12 +192,13 @@ impl Report {
     }
 
     /// A connection begins.
-    pub(crate) fn begin(self: &Arc<Self>, peer: String, target: String) -> Connection {
+    pub(crate) fn begin(self: &Arc<Self>, peer: String, target: Arc<str>) -> Connection {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let started = Instant::now();
-        let live = Live { peer: peer.clone(), target: target.clone(), started, progress: None };
-        self.live().insert(id, live);
-        Connection { report: Arc::clone(self), id, peer, target, started }
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak.fetch_max(open, Ordering::Relaxed);
+        let who = Arc::new(Who { peer: peer.into(), target, started: Instant::now() });
+        self.live().insert(id, Live { who: Arc::clone(&who), progress: None });
+        Connection { report: Arc::clone(self), id, who }
     }
 
     /// Prints the live connections.
@@ -196,8 +207,8 @@ impl Report {
         if self.output.json {
             for (&id, live) in &*live {
                 let (sent, received) = counts(live.progress.as_deref());
-                let age_s = live.started.elapsed().as_secs_f64();
-                let (peer, target) = (live.peer.as_str(), live.target.as_str());
+                let age_s = live.who.started.elapsed().as_secs_f64();
+                let (peer, target) = (&*live.who.peer, &*live.who.target);
                 self.json(&Event::Live { id, peer, target, sent, received, age_s });
             }
             return;
@@ -205,12 +216,12 @@ impl Report {
         let mut text = format!("{} live connections", live.len());
         for (id, live) in &*live {
             let (sent, received) = counts(live.progress.as_deref());
-            let age = live.started.elapsed().as_secs();
+            let age = live.who.started.elapsed().as_secs();
             let (sent, received) = (HumanBytes(sent), HumanBytes(received));
             let _ = write!(
                 text,
                 "\n  #{id} {} -> {}: {sent} sent, {received} received, {age} s",
-                live.peer, live.target
+                live.who.peer, live.who.target
             );
         }
         self.line(&text);
@@ -275,13 +286,13 @@ impl Connection {
         if report.output.json {
             report.json(&Event::Failed {
                 id: self.id,
-                peer: &self.peer,
-                target: &self.target,
-                duration_s: self.started.elapsed().as_secs_f64(),
+                peer: &self.who.peer,
+                target: &self.who.target,
+                duration_s: self.who.started.elapsed().as_secs_f64(),
                 error,
             });
         } else {
-            report.line(&format!("{}: {error}", self.peer));
+            report.line(&format!("{}: {error}", self.who.peer));
         }
     }
 
@@ -289,8 +300,8 @@ impl Connection {
         let (there, back) = (&record.left_to_right, &record.right_to_left);
         let mut text = format!(
             "{} -> {}: {} sent, {} received, {:.3} s, {}",
-            self.peer,
-            self.target,
+            self.who.peer,
+            self.who.target,
             HumanBytes(there.bytes),
             HumanBytes(back.bytes),
             record.duration.as_secs_f64(),
@@ -313,8 +324,8 @@ impl Connection {
         let first_byte = [there.first_byte, back.first_byte].into_iter().flatten().min();
         Event::Connection {
             id: self.id,
-            peer: &self.peer,
-            target: &self.target,
+            peer: &self.who.peer,
+            target: &self.who.target,
             sent: there.bytes,
             received: back.bytes,
             spliced: there.spliced + back.spliced,
@@ -341,9 +352,20 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.report.live().remove(&self.id);
+        let report = &self.report;
+        report.live().remove(&self.id);
+        let left = report.open.fetch_sub(1, Ordering::Relaxed) - 1;
+        let peak = report.peak.load(Ordering::Relaxed);
+        if peak >= RUSH && left <= peak / 8 {
+            // Whoever gives it back again at the same time finds nothing.
+            report.peak.store(left, Ordering::Relaxed);
+            qio_os::trim_heap();
+        }
     }
 }
+
+/// After so many connections at a time, the memory that they used is given back to the system.
+const RUSH: u64 = 64;
 
 /// Why a relay ended, in words.
 pub(crate) fn ending(record: &Record) -> String {

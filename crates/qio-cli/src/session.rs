@@ -144,7 +144,7 @@ pub(crate) async fn join(
     let mut relay = Relay::new(left, right, options);
     connection.show(relay.progress());
     if on_disk {
-        return join_in_thread(relay, ends, cut).await;
+        return Box::pin(join_in_thread(relay, ends, cut)).await;
     }
     drop(ends);
     tokio::select! {

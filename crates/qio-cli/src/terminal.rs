@@ -128,7 +128,7 @@ impl Terminal {
             // Nobody wants to type into a connection that has ended.
             options = options.ends_with(Some(Side::Right));
         }
-        let connection = report.begin("-".to_owned(), target.to_owned());
+        let connection = report.begin("-".to_owned(), target.into());
         let (cut, cut_flag) = flag::channel(false);
         let joined = join(Arc::new(self.channel), channel, options, &connection, cut_flag);
         tokio::pin!(joined);

@@ -12,6 +12,7 @@
 mod block;
 mod capability;
 mod close;
+mod heap;
 mod inherited;
 mod peer;
 mod sigpipe;
@@ -20,6 +21,7 @@ mod spawn;
 pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
+pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
