@@ -11,6 +11,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::iov::{one_call, one_call_mut};
+use super::terminal;
 use crate::channel::{ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{PollSet, SharedFd, Slot, release};
@@ -38,6 +39,8 @@ pub(super) struct End {
     kind: Kind,
     ownership: Ownership,
     slot: Slot,
+    /// The descriptor of a terminal that was opened anew, so that its number stays taken.
+    shared: Option<OwnedFd>,
     poller: Mutex<Poller>,
     /// Waits for the other side to go, and for nothing else.
     farewell: Mutex<Poller>,
@@ -77,6 +80,14 @@ const CURRENT_POSITION: u64 = u64::MAX;
 impl End {
     pub(super) fn new(fd: OwnedFd, direction: Direction, ownership: Ownership) -> Result<Self> {
         let kind = Self::prepare(fd.as_fd(), ownership)?;
+        if ownership == Ownership::Shared
+            && kind == Kind::Terminal
+            && let Some(own) = terminal::reopen(fd.as_fd(), direction)
+        {
+            let mut end = Self::with_kind(own, direction, Ownership::Exclusive, kind);
+            end.shared = Some(fd);
+            return Ok(end);
+        }
         Ok(Self::with_kind(fd, direction, ownership, kind))
     }
 
@@ -108,6 +119,7 @@ impl End {
             kind,
             ownership,
             slot: Slot::new(fd),
+            shared: None,
             poller: Mutex::new(Poller::Idle),
             farewell: Mutex::new(Poller::Idle),
             ended: AtomicBool::new(false),

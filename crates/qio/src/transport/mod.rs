@@ -11,6 +11,7 @@ mod iov;
 mod null;
 mod pipe;
 mod socket;
+mod terminal;
 
 pub use buffer::Buffer;
 pub use child::{Access, Child, Command, Stderr};
