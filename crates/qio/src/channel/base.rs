@@ -33,7 +33,12 @@ pub struct Base {
 
 impl Base {
     /// The state of a new channel in blocking mode; `kind` is its name until it gets a better one.
+    ///
+    /// A channel goes both ways unless `features` names just one of [`Features::READ`] and
+    /// [`Features::WRITE`].
     pub fn new(kind: &'static str, features: Features) -> Self {
+        let one_way = features.intersects(Features::DUPLEX);
+        let features = if one_way { features } else { features | Features::DUPLEX };
         Self {
             kind,
             features,

@@ -96,31 +96,39 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     fn close(&self) -> Result<()>;
 
     /// Chooses whether reads and writes wait ([`Mode::Blocking`], the start) or would-block.
+    ///
+    /// By default the channel [below](Channel::inner), if there is one, gets the same mode.
     #[doc(alias = "qio_channel_set_blocking")]
     fn set_mode(&self, mode: Mode) -> Result<()> {
+        if let Some(inner) = self.inner() {
+            inner.set_mode(mode)?;
+        }
         self.base().set_mode(mode);
         Ok(())
     }
 
-    /// Moves internal bytes and timers along, without blocking.
+    /// Moves internal bytes and timers along, without blocking. By default those of the channel
+    /// [below](Channel::inner).
     ///
     /// # Errors
     ///
     /// Not for what a later read or write will report; only for what makes waiting pointless.
     fn drive(&self, now: Instant) -> Result<()> {
-        let _ = now;
-        Ok(())
+        self.inner().map_or(Ok(()), |inner| inner.drive(now))
     }
 
-    /// Ends one or both directions at once, abortively; blocked calls of any thread wake up.
+    /// Ends one or both directions at once, abortively; blocked calls of any thread wake up. By
+    /// default those of the channel [below](Channel::inner).
     ///
     /// # Errors
     ///
     /// `Unsupported` without [`Features::SHUTDOWN`].
     #[doc(alias = "qio_channel_shutdown")]
     fn shutdown(&self, how: Shutdown) -> Result<()> {
-        let _ = how;
-        Err(std::io::ErrorKind::Unsupported.into())
+        match self.inner() {
+            Some(inner) => inner.shutdown(how),
+            None => Err(std::io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Ends our side politely, so that the peer reads an end of stream after the last byte, and
@@ -132,10 +140,11 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
 
     /// Makes sure that what was accepted is out of this process, as far as the channel buffers.
     ///
-    /// One attempt, like [`finish`](Channel::finish).
+    /// One attempt, like [`finish`](Channel::finish). By default what the channel
+    /// [below](Channel::inner) buffers.
     #[doc(alias = "qio_channel_flush")]
     fn flush(&self) -> Result<()> {
-        Ok(())
+        self.inner().map_or(Ok(()), |inner| inner.flush())
     }
 
     /// Moves the position of a seekable channel and returns the new one, from the start.
@@ -152,13 +161,17 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     /// A hint: whether small writes may be held back to be sent together (Nagle's algorithm).
     #[doc(alias = "qio_channel_set_delay")]
     fn set_delay(&self, delay: bool) {
-        let _ = delay;
+        if let Some(inner) = self.inner() {
+            inner.set_delay(delay);
+        }
     }
 
     /// A hint: while corked, partial packets are held back until uncorked.
     #[doc(alias = "qio_channel_set_cork")]
     fn set_cork(&self, cork: bool) {
-        let _ = cork;
+        if let Some(inner) = self.inner() {
+            inner.set_cork(cork);
+        }
     }
 
     /// The descriptor whose bytes are, for `direction`, exactly the bytes of this channel; `None`
