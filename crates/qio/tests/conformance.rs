@@ -30,8 +30,11 @@ conformance!(pipe_duplex, Subject::pair::<Pipe>("pipe duplex", pipe_duplex));
 conformance!(shared_pipe, Subject::one_way::<Pipe>("shared pipe", shared_pipe));
 conformance!(fifo, Subject::one_way::<Pipe>("fifo", fifo));
 conformance!(child, Subject::pair::<Child>("child", child));
-conformance!(terminal, Subject::one_way::<Pipe>("terminal", terminal));
-conformance!(shared_terminal, Subject::one_way::<Pipe>("shared terminal", shared_terminal));
+conformance!(terminal, Subject::one_way::<Pipe>("terminal", terminal).volume(60_000));
+conformance!(
+    shared_terminal,
+    Subject::one_way::<Pipe>("shared terminal", shared_terminal).volume(60_000)
+);
 conformance!(file, Subject::store::<File>("file", file));
 conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::new(1 << 20))));
 conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
