@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use qio::net::{Accepted, Listener, is_descriptor_limit};
 use qio::watch::{PollSet, Steps};
+use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Accepts clients until something else has to happen first; each is given to `start`, with its
@@ -31,7 +32,7 @@ pub(crate) enum Interruption {
     Enough,
     /// All slots are taken: go on when one is free.
     NoSlot,
-    /// No descriptor can be had, or others wait for one: go on after a while.
+    /// No descriptor or memory can be had, or others wait for one: go on after a while.
     Limit(Option<io::Error>),
     /// The listener cannot be used any more.
     Broken(io::Error),
@@ -80,7 +81,7 @@ where
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => {
-                    return Poll::Ready(match is_descriptor_limit(&error) {
+                    return Poll::Ready(match may_pass(&error) {
                         true => Interruption::Limit(Some(error)),
                         false => Interruption::Broken(error),
                     });
@@ -92,5 +93,26 @@ where
 
     fn watch(&mut self, set: &mut PollSet) {
         self.listener.watch(set);
+    }
+}
+
+/// Whether an error of accept(2) says that something has run out, which ends by itself: no reason
+/// to end the connections that live.
+fn may_pass(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    is_descriptor_limit(error) || matches!(errno, Some(Errno::NOBUFS | Errno::NOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_out_does_not_end_the_listener() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(may_pass(&errno.into()), "{errno:?}");
+        }
+        assert!(!may_pass(&Errno::INVAL.into()));
+        assert!(!may_pass(&io::ErrorKind::NotConnected.into()));
     }
 }

@@ -294,15 +294,19 @@ impl Flow {
                 }
                 next
             }
-            Err(Errno::AGAIN) if self.second_look.is_some() => {
-                // Nothing came for long, or what came cannot be spliced (urgent data): a read tells.
-                self.become_copying();
-                Next::GoOn
-            }
             Err(Errno::AGAIN) => {
                 // An idle flow holds no pipe.
                 self.release();
-                self.second_look = Some(now + SECOND_LOOK);
+                match self.second_look {
+                    None => self.second_look = Some(now + SECOND_LOOK),
+                    // The source was said to be readable, and the step before had it all.
+                    Some(when) if when > now && self.streak < SMALL_LIMIT => self.streak += 1,
+                    // Nothing for long, or something that cannot be spliced: a read tells.
+                    Some(_) => {
+                        self.become_copying();
+                        return Next::GoOn;
+                    }
+                }
                 self.wait_for_source()
             }
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
