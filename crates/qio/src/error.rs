@@ -12,17 +12,28 @@ pub type Result<T> = std::result::Result<T, Error>;
 ///
 /// Reads and writes on an open channel return [`io::Result`] instead.
 ///
-/// `Display` gives one line without the cause, as is usual for errors with a
-/// [`source`](StdError::source); [`Error::report`] gives the line a user wants to read:
-/// `connect tcp:127.0.0.78:9: connection refused (nothing listens there)`.
-#[derive(Debug)]
+/// [`Error::report`] gives the line a user wants to read:
+/// `connect tcp://127.0.0.78:9: connection refused (nothing listens there)`. `Debug` gives the same
+/// line, so that a `main` that returns the error, and an `unwrap`, say what happened.
+///
+/// `Display` leaves out what other errors say, as is usual for errors with a
+/// [`source`](StdError::source), and the hint: `connect tcp://127.0.0.78:9`. Where the reason is no
+/// other error, as for an address that makes no sense, it is part of the text:
+/// `parse tcp://h:80a: port "80a" is not a number from 0 to 65535`.
+///
+/// ```
+/// let error = "nul:".parse::<qio::Address>().unwrap_err();
+/// assert_eq!(error.to_string(), "parse nul:: scheme \"nul\" is not known");
+/// assert!(format!("{error:?}").contains("did you mean null?"));
+/// ```
 pub struct Error(Box<Parts>);
 
-#[derive(Debug)]
 struct Parts {
     class: Class,
     attempt: Cow<'static, str>,
     subject: String,
+    /// Why, where no other error says it.
+    reason: Option<Cow<'static, str>>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
     hint: Option<Cow<'static, str>>,
 }
@@ -56,9 +67,21 @@ impl Error {
             class,
             attempt: attempt.into(),
             subject: subject.to_string(),
+            reason: None,
             cause: None,
             hint: None,
         }))
+    }
+
+    /// An address or options that make no sense, and why.
+    pub(crate) fn usage(
+        attempt: impl Into<Cow<'static, str>>,
+        subject: impl fmt::Display,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let mut error = Self::new(Class::Usage, attempt, subject);
+        error.0.reason = Some(reason.into());
+        error
     }
 
     /// Adds the cause.
@@ -132,7 +155,7 @@ impl Error {
         None
     }
 
-    /// The whole story on one line: attempt, subject, every cause, hint.
+    /// The whole story on one line: attempt, subject, reason, every cause, hint.
     pub fn report(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(move |out| {
             write!(out, "{self}")?;
@@ -151,13 +174,23 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { attempt, subject, .. } = &*self.0;
+        let Parts { attempt, subject, reason, .. } = &*self.0;
         // An address to listen on says so itself.
         let subject = match attempt.as_ref() {
             "listen" => subject.strip_prefix("listen:").unwrap_or(subject),
             _ => subject,
         };
-        write!(out, "{attempt} {subject}")
+        write!(out, "{attempt} {subject}")?;
+        match reason {
+            Some(reason) => write!(out, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.report())
     }
 }
 
@@ -225,6 +258,27 @@ mod tests {
         );
         assert_eq!(error.class(), Class::Open);
         assert_eq!(error.to_string(), "connect tcp:127.0.0.78:9");
+    }
+
+    #[test]
+    fn what_main_and_unwrap_print_is_the_report() {
+        let refused = || Error::os("connect", "unix:x", io::Error::from_raw_os_error(111));
+        let report = "connect unix:x: connection refused (nothing listens there)";
+        assert_eq!(format!("{:?}", refused()), report);
+        assert_eq!(format!("{:#?}", refused()), report);
+        let boxed: Box<dyn StdError> = refused().into();
+        assert_eq!(format!("{boxed:?}"), report);
+    }
+
+    #[test]
+    fn a_reason_that_is_no_other_error_is_told_once_by_every_form() {
+        let error = Error::usage("parse", "x", "there is no scheme").hint("tcp: is one");
+        assert_eq!(error.to_string(), "parse x: there is no scheme");
+        assert!(error.source().is_none());
+        let report = "parse x: there is no scheme (tcp: is one)";
+        assert_eq!(error.report().to_string(), report);
+        assert_eq!(format!("{error:?}"), report);
+        assert_eq!(io::Error::from(error).to_string(), "parse x: there is no scheme");
     }
 
     #[test]

@@ -19,7 +19,10 @@ fn complaint(text: &str) -> String {
     assert_eq!(error.class(), Class::Usage, "{text}");
     assert_eq!(error.subject(), text);
     let report = error.report().to_string();
+    // Also who prints no report reads why.
+    assert!(report.starts_with(&error.to_string()), "{error}");
     let start = format!("parse {text}: ");
+    assert!(error.to_string().len() > start.len(), "{error}");
     report.strip_prefix(&start).unwrap_or_else(|| panic!("{report}")).to_owned()
 }
 

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -399,6 +399,29 @@ fn an_abstract_name_that_is_also_that_of_a_file_leaves_the_file_alone() {
     listener.close().unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"text");
     assert_eq!(connect(&address).unwrap_err().class(), Class::Open);
+}
+
+#[test]
+fn a_listener_hears_nothing_of_who_wants_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let listener = listen_unix(&path).unwrap();
+    let error = listen_unix(&path).unwrap_err();
+    assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
+    assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    connect(&Address::unix(&path)).unwrap();
+    listener.try_accept().unwrap();
+}
+
+#[test]
+fn a_socket_of_another_type_is_replaced_when_it_is_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let datagrams = UnixDatagram::bind(&path).unwrap();
+    let error = listen_unix(&path).unwrap_err();
+    assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
+    drop(datagrams);
+    listen_unix(&path).unwrap();
 }
 
 #[test]

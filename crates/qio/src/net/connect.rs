@@ -132,7 +132,7 @@ impl Connect {
         let opening = match &mut self.state {
             State::Opening(opening) => opening,
             State::Over(error) => {
-                let over = || Error::new(Class::Usage, "connect", &self.address).because("over");
+                let over = || Error::usage("connect", &self.address, "over");
                 return Poll::Ready(Err(error.take().unwrap_or_else(over)));
             }
         };

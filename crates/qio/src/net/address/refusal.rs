@@ -1,17 +1,17 @@
 //! Why a text is no address.
 
-use crate::error::{Class, Error};
+use crate::error::Error;
 
 /// What is wrong with an address, before it is known what was to be done with it.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    cause: String,
+    reason: String,
     hint: Option<String>,
 }
 
 impl Refusal {
-    pub(crate) fn new(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), hint: None }
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), hint: None }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -21,7 +21,7 @@ impl Refusal {
 
     /// The error of doing `attempt` with `address`.
     pub(crate) fn of(self, attempt: &'static str, address: &str) -> Error {
-        let error = Error::new(Class::Usage, attempt, address).because(self.cause);
+        let error = Error::usage(attempt, address, self.reason);
         match self.hint {
             Some(hint) => error.hint(hint),
             None => error,

@@ -87,9 +87,9 @@ fn socket_address(address: &Address) -> rustix::io::Result<SocketAddrUnix> {
     }
 }
 
-fn socket() -> rustix::io::Result<OwnedFd> {
+fn socket(kind: SocketType) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
 fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
@@ -97,7 +97,7 @@ fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
     Ok(Opening::Steps(Box::new(Knock {
         address: request.address().to_owned(),
         to: socket_address(address).map_err(failed)?,
-        fd: Some(socket().map_err(failed)?),
+        fd: Some(socket(SocketType::STREAM).map_err(failed)?),
         next: None,
         pause: FIRST_PAUSE,
     })))
@@ -172,7 +172,7 @@ fn listen(address: &Address, _options: &ListenOptions) -> Result<Vec<Bound>> {
     let to = socket_address(address).map_err(|error| Error::os("listen", &text, error.into()))?;
     let fd = match path(address) {
         Some(path) => bind_path(&to, path),
-        None => socket().and_then(|fd| rustix::net::bind(&fd, &to).map(|()| fd)),
+        None => socket(SocketType::STREAM).and_then(|fd| rustix::net::bind(&fd, &to).map(|()| fd)),
     };
     let fd = fd.map_err(|error| explained(address, &text, error))?;
     // Until the call of listen(2) below, clients are refused: the mode is in place before.
@@ -199,7 +199,7 @@ fn listen(address: &Address, _options: &ListenOptions) -> Result<Vec<Bound>> {
 
 /// Binds to a path; a socket file that nobody listens on is replaced.
 fn bind_path(to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let fd = socket()?;
+    let fd = socket(SocketType::STREAM)?;
     // Somebody else may be replacing the same file at the same time.
     for _ in 0..3 {
         match rustix::net::bind(&fd, to) {
@@ -210,7 +210,11 @@ fn bind_path(to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<OwnedFd> {
     Err(Errno::ADDRINUSE)
 }
 
-/// Removes the file of a socket that refuses connections; anything else is in use.
+/// Removes the file of a socket that nobody has open any more; anything else is in use.
+///
+/// The question is asked with a datagram socket: a stream that lives is of the wrong type for it
+/// (`EPROTOTYPE`) and hears nothing, where a connection would be a client to accept. `ECONNREFUSED`
+/// means that there is no socket behind the file.
 fn remove_dead(to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<()> {
     let before = match rustix::fs::lstat(path) {
         Err(Errno::NOENT) => return Ok(()),
@@ -219,7 +223,7 @@ fn remove_dead(to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<()> {
     if FileType::from_raw_mode(before.st_mode) != FileType::Socket {
         return Err(Errno::ADDRINUSE);
     }
-    match rustix::net::connect(socket()?, to) {
+    match rustix::net::connect(socket(SocketType::DGRAM)?, to) {
         Err(Errno::CONNREFUSED) => {}
         Err(Errno::NOENT) => return Ok(()),
         _ => return Err(Errno::ADDRINUSE),
