@@ -465,6 +465,25 @@ fn a_fifo_is_opened_from_both_ends() {
 }
 
 #[test]
+fn opening_a_fifo_for_reading_leaves_the_wait_for_a_writer_to_the_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+    let reader =
+        net::connect(&Address::pipe(&path), &ConnectOptions::new().timeout(Duration::ZERO))
+            .unwrap();
+    let (waits, waiting) = mpsc::channel();
+    let reading = thread::spawn(move || {
+        let mut buf = [0];
+        announcing_waits(waits, || reader.read_exact(&mut buf)).map(|()| buf)
+    });
+    waiting.recv().unwrap();
+    let writing = Address::pipe(&path).with_option("write", "on").unwrap();
+    net::connect(&writing, &options()).unwrap().write_all(b"x").unwrap();
+    assert_eq!(reading.join().unwrap().unwrap(), *b"x");
+}
+
+#[test]
 fn an_inherited_descriptor_is_taken_once() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut table = InheritedFds::new();

@@ -11,7 +11,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use common::in_own_process;
-use qio::transport::File;
+use qio::transport::{File, Null};
 use qio::{Channel, ChannelExt, Direction, Features, Interest, Readiness};
 use tempfile::TempDir;
 
@@ -146,6 +146,19 @@ fn the_direction_that_was_not_opened_says_so() {
     let error = writer.read(&mut [0]).unwrap_err();
     assert_eq!(error.to_string(), "opened for writing only");
     assert_eq!(std::fs::read(&path).unwrap(), b"ab");
+}
+
+#[test]
+fn a_channel_without_a_position_says_what_it_cannot_do() {
+    let null = Null::new();
+    for (error, what) in [
+        (null.read_at(&mut [0], 0).unwrap_err(), "reading"),
+        (null.write_at(b"x", 0).unwrap_err(), "writing"),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = format!("null: {what} at an offset is not supported by this channel");
+        assert_eq!(error.to_string(), text);
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ pub trait ChannelExt: Channel {
     /// As [`read_at`](ChannelExt::read_at).
     #[doc(alias = "qio_channel_preadv")]
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
-        require(self.as_channel(), Features::SEEK, "reads at an offset")?;
+        require(self.as_channel(), Features::SEEK, "reading at an offset")?;
         match filled_mut(bufs) {
             [] => Ok(0),
             bufs => read_op(self, &mut ReadOp::new(bufs).at(offset)),
@@ -327,7 +327,7 @@ pub trait ChannelExt: Channel {
     /// As [`write_at`](ChannelExt::write_at).
     #[doc(alias = "qio_channel_pwritev")]
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
-        require(self.as_channel(), Features::SEEK, "writes at an offset")?;
+        require(self.as_channel(), Features::SEEK, "writing at an offset")?;
         match filled(bufs) {
             [] => Ok(0),
             bufs => write_op(self, &mut WriteOp::new(bufs).at(offset)),

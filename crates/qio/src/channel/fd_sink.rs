@@ -9,6 +9,27 @@ pub const MAX_FDS_PER_MESSAGE: usize = 253;
 ///
 /// Give the same sink to every read of a message: descriptors may come with any of its segments.
 /// More descriptors than there is room for are an error of the read, never a silent loss.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::{IoSlice, IoSliceMut};
+/// use std::os::fd::AsFd;
+/// use qio::{ChannelExt, FdSink, ReadFlags, WriteFlags, transport::Socket};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (left, right) = Socket::pair()?;
+/// let file = File::open("/dev/null")?;
+/// left.write_all_with(&mut [IoSlice::new(b"one")], WriteFlags::empty(), &[file.as_fd()])?;
+///
+/// let mut sink = FdSink::new(1);
+/// let mut text = [0; 3];
+/// let bufs = &mut [IoSliceMut::new(&mut text)];
+/// right.read_exact_with(bufs, ReadFlags::empty(), Some(&mut sink))?;
+/// let received: Vec<File> = sink.drain().map(File::from).collect();
+/// assert_eq!(received.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct FdSink {
     fds: Vec<OwnedFd>,

@@ -5,8 +5,10 @@ use std::ops::Deref;
 
 use super::{Channel, ChannelExt};
 
-/// A channel as `std::io::{Read, Write, Seek}`: of a `&C`, a `Box<C>`, an `Arc<C>` or an
-/// `Arc<dyn Channel>`.
+/// A channel as `std::io::{Read, Write, Seek}`.
+///
+/// It wraps a reference or a pointer, never the channel itself: `Io(&channel)`, or `Io` of a
+/// `Box<C>`, an `Arc<C>` or an `Arc<dyn Channel>`.
 ///
 /// The channel's mode decides whether the calls block. `flush` waits until the channel has handed
 /// on what it buffers.

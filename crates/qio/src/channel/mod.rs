@@ -48,6 +48,99 @@ use crate::watch::{PollSet, SharedFd};
 /// - **Cancellation.** Bytes that were taken from below live in the channel, never in a call: a
 ///   call that is given up loses nothing.
 ///
+/// # Writing a layer
+///
+/// A layer is a channel over another one. This one turns letters by 13 places on their way through,
+/// in either direction:
+///
+/// ```
+/// use std::io::{IoSlice, Result};
+/// use qio::channel::Base;
+/// use qio::watch::PollSet;
+/// use qio::{Channel, ChannelExt, Features, Interest, ReadOp, Readiness, WriteOp};
+///
+/// fn rot13(byte: u8) -> u8 {
+///     match byte {
+///         b'a'..=b'm' | b'A'..=b'M' => byte + 13,
+///         b'n'..=b'z' | b'N'..=b'Z' => byte - 13,
+///         _ => byte,
+///     }
+/// }
+///
+/// #[derive(Debug)]
+/// struct Rot13<C> {
+///     base: Base,
+///     below: C,
+/// }
+///
+/// impl<C: Channel> Rot13<C> {
+///     fn new(below: C) -> Self {
+///         // Of what the channel below can do, a layer announces what also holds through it.
+///         let kept = Features::DUPLEX | Features::FD_PASS | Features::PEEK | Features::STORAGE;
+///         let base = Base::new("rot13", below.features() & kept);
+///         base.set_name(format!("rot13 over {}", below.name()));
+///         Self { base, below }
+///     }
+/// }
+///
+/// impl<C: Channel> Channel for Rot13<C> {
+///     fn base(&self) -> &Base {
+///         &self.base
+///     }
+///
+///     fn inner(&self) -> Option<&dyn Channel> {
+///         Some(&self.below)
+///     }
+///
+///     fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize> {
+///         let count = self.below.try_read(op)?;
+///         let bytes = op.bufs().iter_mut().flat_map(|buf| buf.iter_mut());
+///         bytes.take(count).for_each(|byte| *byte = rot13(*byte));
+///         Ok(count)
+///     }
+///
+///     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
+///         // A part is a write, too, and what the channel below does not take is turned again.
+///         let bytes = op.bufs().iter().flat_map(|buf| buf.iter());
+///         let turned: Vec<u8> = bytes.take(4096).map(|byte| rot13(*byte)).collect();
+///         self.below.try_write(&mut op.forward(&[IoSlice::new(&turned)]))
+///     }
+///
+///     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+///         // Nothing is buffered here: this layer is ready when the channel below is.
+///         self.below.watch(interest, set)
+///     }
+///
+///     fn close(&self) -> Result<()> {
+///         self.below.close()
+///     }
+///
+///     fn finish(&self) -> Result<()> {
+///         self.below.finish()
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let (left, right) = qio::transport::Duplex::pair();
+/// let left = Rot13::new(left);
+/// left.write_all(b"Hello")?;
+/// let mut text = [0; 5];
+/// right.read_exact(&mut text)?;
+/// assert_eq!(&text, b"Uryyb");
+///
+/// right.write_all(&text)?;
+/// left.read_exact(&mut text)?;
+/// assert_eq!(&text, b"Hello");
+///
+/// left.finish_all(None)?;
+/// assert_eq!(right.read(&mut text)?, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Everything that waits works through it, with and without an event loop. A layer with a buffer
+/// has more to say in [`watch`](Channel::watch), and flushes it in [`drive`](Channel::drive).
+///
 /// QEMU's `QIOChannelClass`.
 #[doc(alias = "QIOChannel")]
 pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {

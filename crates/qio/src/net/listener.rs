@@ -70,6 +70,30 @@ pub fn listen(address: &Address, options: &ListenOptions) -> Result<Listener> {
 ///
 /// `try_accept` from any number of threads, `close` from any. Dropping closes.
 ///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use qio::{ChannelExt, net};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = net::listen(&"listen:tcp://:0".parse()?, &net::ListenOptions::new())?;
+/// for address in listener.local_addresses() {
+///     println!("listening on {address}");
+/// }
+/// # let first = &listener.local_addresses()[0];
+/// # let client = net::connect(first, &net::ConnectOptions::new())?;
+/// let client_in_time = listener.accept(Some(Instant::now() + Duration::from_secs(5)))?;
+/// println!("{} has come", client_in_time.peer);
+/// client_in_time.channel.write_all(b"welcome")?;
+/// // Who comes now is refused; the client that was accepted stays.
+/// listener.close()?;
+/// client_in_time.channel.finish_all(None)?;
+/// # let mut text = [0; 7];
+/// # client.read_exact(&mut text)?;
+/// # assert_eq!(&text, b"welcome");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// QEMU's `QIONetListener`.
 #[doc(alias = "QIONetListener")]
 #[derive(Debug)]

@@ -16,6 +16,23 @@ pub const DUPLEX_LIMIT_BYTES: usize = 64 * 1024;
 ///
 /// Behaves like a connected socket, without descriptors to pass: bounded, with half-close,
 /// shutdown and peek. No descriptor is used until somebody has to wait.
+///
+/// ```
+/// use qio::{ChannelExt, transport::Duplex};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (client, server) = Duplex::pair();
+/// client.write_all(b"ping")?;
+/// let mut text = [0; 4];
+/// server.read_exact(&mut text)?;
+/// server.write_all(b"pong")?;
+/// drop(server);
+/// client.read_exact(&mut text)?;
+/// assert_eq!(&text, b"pong");
+/// assert_eq!(client.read(&mut text)?, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Duplex {
     base: Base,

@@ -10,7 +10,20 @@ use crate::watch::{PollSet, closed};
 
 /// Reads the end of the stream, accepts every byte, and is always ready.
 ///
-/// QEMU's `QIOChannelNull`. After `close` both reading and writing are errors.
+/// After `close` both reading and writing are errors.
+///
+/// ```
+/// use qio::{ChannelExt, transport::Null};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let null = Null::new();
+/// null.write_all(b"nobody reads this")?;
+/// assert_eq!(null.read(&mut [0; 8])?, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// QEMU's `QIOChannelNull`.
 #[doc(alias = "QIOChannelNull")]
 #[derive(Debug)]
 pub struct Null {

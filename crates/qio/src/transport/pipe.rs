@@ -20,6 +20,21 @@ use crate::watch::{PollSet, SharedFd, closed};
 ///
 /// Blocking mode is never a property of the descriptors: those of our own are non-blocking, those
 /// shared with other processes keep their flags, and blocking reads and writes wait in poll(2).
+///
+/// ```
+/// use qio::{ChannelExt, transport::Pipe};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (reader, writer) = Pipe::pair()?;
+/// writer.write_all(b"done")?;
+/// writer.finish_all(None)?;
+/// let mut text = [0; 4];
+/// reader.read_exact(&mut text)?;
+/// assert_eq!(&text, b"done");
+/// assert_eq!(reader.read(&mut text)?, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Pipe {
     base: Base,

@@ -116,6 +116,33 @@ impl AsFd for Leg {
 /// What to wait for: at most a handful of [`Leg`]s and the earliest deadline.
 ///
 /// Made to be kept and refilled: the first four legs need no allocation.
+///
+/// One thread that waits for two channels, without an event loop:
+///
+/// ```
+/// use qio::transport::Socket;
+/// use qio::watch::PollSet;
+/// use qio::{Channel, ChannelExt, Interest, Readiness};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (left, left_peer) = Socket::pair()?;
+/// let (right, _right_peer) = Socket::pair()?;
+/// left_peer.write_all(b"x")?;
+///
+/// let mut set = PollSet::new();
+/// // What holds now without asking the kernel needs no wait.
+/// let mut ready = left.watch(Interest::READ, &mut set);
+/// let legs_of_left = set.legs().len();
+/// ready |= right.watch(Interest::READ, &mut set);
+/// if ready.is_empty() {
+///     set.poll(None)?;
+/// }
+/// let (of_left, of_right) = set.legs().split_at(legs_of_left);
+/// assert!(of_left.iter().any(|leg| leg.fired().contains(Readiness::READ)));
+/// assert!(of_right.iter().all(|leg| leg.fired().is_empty()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct PollSet {
     legs: Legs,

@@ -21,8 +21,17 @@ pub(crate) const SCHEME: Scheme = Scheme {
         Example::new("pipe:/run/commands?write", "write into a FIFO once somebody reads it"),
     ],
     options: &[
-        OptionInfo::new("read", Value::Switch, "open it for reading, which is the default"),
-        OptionInfo::new("write", Value::Switch, "open it for writing"),
+        OptionInfo::new(
+            "read",
+            Value::Switch,
+            "open it for reading (the default), at once; reads wait for the first writer, \
+             without the connect timeout",
+        ),
+        OptionInfo::new(
+            "write",
+            Value::Switch,
+            "open it for writing once somebody reads it, within the connect timeout",
+        ),
     ],
     form: Form::WORD,
     check: |address| check_path(address).and_then(|()| is_written(address)).map(drop),
