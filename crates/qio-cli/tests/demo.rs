@@ -31,8 +31,6 @@ fn its_result_can_be_had_as_json() {
     for hop in hops {
         assert_eq!((&hop["there"], &hop["back"]), (&result["bytes"], &result["bytes"]), "{hop}");
     }
-    let spliced: u64 = hops.iter().map(|hop| hop["spliced"].as_u64().unwrap()).sum();
-    assert!(spliced > 0, "none of it was spliced: {result}");
 }
 
 #[test]
