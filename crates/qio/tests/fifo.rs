@@ -368,3 +368,45 @@ fn an_empty_read_or_write_on_a_pipe_is_nothing() {
         reader.close().unwrap();
     }
 }
+
+#[test]
+fn waiting_on_a_pipe_at_the_limit_of_descriptors_neither_spins_nor_sleeps_for_ever() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    in_own_process(
+        "waiting_on_a_pipe_at_the_limit_of_descriptors_neither_spins_nor_sleeps_for_ever",
+        || {
+            let (reader, writer) = Pipe::pair().unwrap();
+            let (watched, _other) = Pipe::pair().unwrap();
+            let limit = Rlimit { current: Some(64), maximum: Some(64) };
+            setrlimit(Resource::Nofile, limit).unwrap();
+            let fill = || {
+                let filler = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok());
+                filler.collect::<Vec<_>>()
+            };
+            let mut filler = fill();
+
+            let (waits, waited) = std::sync::mpsc::channel();
+            let reading = std::thread::spawn(move || {
+                announcing_waits(waits, || {
+                    let mut buf = [0];
+                    reader.read_exact(&mut buf).map(|()| buf[0])
+                })
+            });
+            waited.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            writer.write_all(b"!").unwrap();
+            assert_eq!(reading.join().unwrap().unwrap(), b'!');
+            let waits = 1 + waited.try_iter().count();
+            assert!(waits < 100, "{waits} waits for 100 ms");
+
+            // A watch that came just before the limit was reached is ended by `close` all the same.
+            filler.truncate(filler.len() - 2);
+            let mut set = PollSet::new();
+            assert!(watched.watch(Interest::READ, &mut set).is_empty());
+            filler.extend(fill());
+            watched.close().unwrap();
+            set.poll(patience()).unwrap();
+            assert_eq!(set.granted(), Readiness::READ);
+        },
+    );
+}

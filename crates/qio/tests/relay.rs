@@ -7,15 +7,17 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use qio::channel::{Base, ReadOp, WriteOp};
 use qio::relay::{BUFFER_BYTES, End, HalfClose, Record, Relay, RelayOptions, Side};
 use qio::transport::{Duplex, Null, Pipe, Socket};
-use qio::watch::{self, PollSet, Steps};
+use qio::watch::{self, PollSet, SharedFd, Steps};
 use qio::{
-    Channel, ChannelExt, FdSink, Features, Interest, Io, Mode, ReadFlags, Readiness, WriteFlags,
+    Channel, ChannelExt, Direction, FdSink, Features, Interest, Io, Mode, ReadFlags, Readiness,
+    WriteFlags,
 };
 
 /// Long enough for a slow machine, short enough for a hang to be seen.
@@ -443,6 +445,123 @@ fn what_comes_with_a_hang_up_still_arrives_from_the_other_direction() {
         assert!(read_to_end(&client) == data);
     });
     assert_eq!(relay.join().unwrap().right_to_left.bytes, 300_000);
+}
+
+/// Sends a short message, some full buffers, and then nothing more for the time being.
+#[derive(Debug)]
+struct Bursts {
+    base: Base,
+    reads: AtomicU64,
+    /// What is spliced from, and waited for.
+    silent: Pipe,
+}
+
+impl Channel for Bursts {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> std::io::Result<usize> {
+        match self.reads.fetch_add(1, Ordering::Relaxed) {
+            0 => Ok(10),
+            1..=4 => Ok(op.bufs()[0].len()),
+            _ => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+    fn try_write(&self, _op: &mut WriteOp<'_, '_>) -> std::io::Result<usize> {
+        Err(ErrorKind::Unsupported.into())
+    }
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        self.silent.watch(interest & Interest::READ, set)
+    }
+    fn close(&self) -> std::io::Result<()> {
+        self.silent.close()
+    }
+    fn finish(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn splice_fd(&self, direction: Direction) -> Option<SharedFd> {
+        self.silent.splice_fd(direction)
+    }
+}
+
+#[test]
+fn a_pause_in_a_spliced_stream_is_waited_for_without_spinning() {
+    let (silent, _writer) = Pipe::pair().unwrap();
+    let features = Features::READ | Features::SHUTDOWN | Features::DRAINS;
+    let base = Base::new("bursts", features);
+    let source = Bursts { base, reads: AtomicU64::new(0), silent };
+    let (from, into) = rustix::pipe::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&into, 8 * BUFFER_BYTES).unwrap();
+    let sink = Pipe::from_fds(None, Some(into)).unwrap();
+    let mut relay = Relay::new(Arc::new(source), Arc::new(sink), RelayOptions::default());
+    let start = Instant::now();
+    assert!(relay.step(start).is_pending());
+    assert_eq!(relay.progress().left_to_right(), 10);
+    let later = start + Duration::from_secs(10);
+    assert!(relay.step(later).is_pending());
+    assert_eq!(relay.progress().left_to_right(), 10 + 4 * BUFFER_BYTES as u64);
+    // Whatever is looked at once more, and when: it comes to an end.
+    let mut now = later;
+    for _ in 0..3 {
+        let mut set = PollSet::new();
+        relay.watch(&mut set);
+        let Some(deadline) = set.deadline() else { return drop(from) };
+        assert!(deadline > now, "the wait is over before it has begun");
+        now = deadline;
+        relay.woken(&set);
+        assert!(relay.step(now).is_pending());
+    }
+    panic!("the relay never comes to rest");
+}
+
+#[test]
+fn urgent_data_within_bulk_ends_or_stalls_nothing() {
+    for farewell in [true, false] {
+        let (client, left) = tcp_pair();
+        let (right, server) = tcp_pair();
+        let relay = relay(left, right, RelayOptions::default());
+        let data = noise(8 * 1024 * 1024);
+        let received = thread::spawn({
+            let len = data.len();
+            move || {
+                let mut bytes = vec![0; len + 5];
+                server.read_exact(&mut bytes).unwrap();
+                server.finish().unwrap();
+                bytes
+            }
+        });
+        client.write_all(&data).unwrap();
+        let fd = client.descriptor().unwrap();
+        rustix::net::send(&fd, b"!", rustix::net::SendFlags::OOB).unwrap();
+        drop(fd);
+        client.write_all(b"after").unwrap();
+        if farewell {
+            client.finish().unwrap();
+        }
+        let bytes = received.join().unwrap();
+        client.finish().unwrap();
+        assert!(bytes[..data.len()] == data && &bytes[data.len()..] == b"after");
+        let record = relay.join().unwrap();
+        assert!(record.left_to_right.spliced > 0 && record.error().is_none(), "{record:?}");
+    }
+}
+
+#[test]
+fn what_a_sink_did_not_take_at_once_does_not_wait_for_the_source() {
+    let (client, left) = unix_pair();
+    let (right, server) = Duplex::pair_with_limit(1000);
+    let relay = relay(left, right, RelayOptions::default());
+    let started = Instant::now();
+    for _ in 0..20 {
+        // Comes with one read, which is a short one, and goes in ten writes.
+        client.write_all(&[7; 10_000]).unwrap();
+        server.read_exact(&mut [0; 10_000]).unwrap();
+    }
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "20 messages took {took:?}");
+    client.finish().unwrap();
+    server.finish().unwrap();
+    assert_eq!(relay.join().unwrap().left_to_right.bytes, 200_000);
 }
 
 /// Two pipes as one channel, like those of a child.

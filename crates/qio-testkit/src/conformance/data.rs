@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::time::{Duration, Instant};
 
-use qio::{Channel, ChannelExt, Interest, Mode, WriteFlags};
+use qio::{Channel, ChannelExt, Features, Interest, Mode, WriteFlags};
 
 use crate::chaos::scramble;
 
@@ -81,8 +81,27 @@ fn odd_sizes(seed: u64, at_most: usize) -> Vec<usize> {
 }
 
 /// Writes until nothing more is taken, and tells how much was; it is the [`pattern`] from 0.
+///
+/// TCP and terminals find more room for a while, as the kernel passes the data on: they are full
+/// when nothing has changed for a while after that.
 pub(super) fn fill(channel: &dyn Channel) -> usize {
-    let mut total = 0;
+    let mut total = fill_once(channel, 0);
+    // Linux delays an acknowledgement, which makes room, by up to 40 ms.
+    let delays = channel.features() & (Features::PEEK | Features::FD_PASS) == Features::PEEK;
+    let mut quiet = Duration::from_millis(if delays { 60 } else { 5 });
+    loop {
+        let before = total;
+        // A terminal has room for a byte before it says that it is writable.
+        let _ = channel.wait(Interest::WRITE, Some(Instant::now() + quiet));
+        total = fill_once(channel, total);
+        if total == before {
+            return total;
+        }
+        quiet = quiet.max(Duration::from_millis(30));
+    }
+}
+
+fn fill_once(channel: &dyn Channel, mut total: usize) -> usize {
     // A pipe may refuse a page and still take a byte.
     for size in [4096, 1] {
         let mut refused = 0;

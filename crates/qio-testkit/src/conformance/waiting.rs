@@ -92,6 +92,8 @@ pub fn a_wait_ends_at_its_deadline(subject: &Subject) {
     wait(&*pair.right, Interest::READ);
     fill(&*pair.left);
     wait(&*pair.left, Interest::WRITE);
+    // What was written is there when the kernel has handed it on.
+    pair.right.wait(Interest::READ, soon()).unwrap();
     let passed = Instant::now();
     let ready = pair.right.wait(Interest::READ, Some(passed)).unwrap();
     assert!(ready.contains(Readiness::READ));

@@ -1,23 +1,25 @@
 //! What users call.
 
 use std::any::Any;
-use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use super::{
-    Base, Channel, FdSink, Features, MAX_FDS_PER_MESSAGE, Mode, ReadFlags, ReadOp, WriteFlags,
-    WriteOp,
+use super::check::{check_read, check_write, invalid, require};
+use super::transfer::{
+    advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
+    write_more, write_op, write_rest,
 };
+use super::wait::{until_done, wait};
+use super::{Channel, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Interest, Readiness};
-use crate::watch::{PollSet, waiter};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
 ///
 /// Three families:
 ///
 /// - `read…`, `write…`: once, with partial progress. They wait for the first byte in
-///   [`Mode::Blocking`] and return `WouldBlock` in [`Mode::NonBlocking`].
+///   [`Mode::Blocking`](super::Mode::Blocking) and return `WouldBlock` in [`Mode::NonBlocking`](super::Mode::NonBlocking).
 /// - `…_exact`, `…_all`, `finish_all`, `flush_all`: until everything has moved. They wait in
 ///   either mode.
 /// - [`wait`](ChannelExt::wait): until a condition holds.
@@ -291,7 +293,7 @@ pub trait ChannelExt: Channel {
     /// # Errors
     ///
     /// As [`write`](ChannelExt::write). `Unsupported` for descriptors without
-    /// [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`], or without a
+    /// [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`](super::MAX_FDS_PER_MESSAGE), or without a
     /// byte to carry them.
     #[doc(alias = "qio_channel_writev_full")]
     fn write_with(
@@ -432,272 +434,3 @@ pub trait ChannelExt: Channel {
 }
 
 impl<C: Channel + ?Sized> ChannelExt for C {}
-
-/// One read; waits for it in blocking mode when the channel's own attempt does not.
-#[inline]
-fn read_op<C: Channel + ?Sized>(channel: &C, op: &mut ReadOp<'_, '_>) -> Result<usize> {
-    match channel.try_read(op) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => read_blocking(channel, op, error),
-        result => result,
-    }
-}
-
-#[cold]
-fn read_blocking<C: Channel + ?Sized>(
-    channel: &C,
-    op: &mut ReadOp<'_, '_>,
-    mut error: Error,
-) -> Result<usize> {
-    let may_wait =
-        !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
-    while may_wait && error.kind() == ErrorKind::WouldBlock {
-        wait(channel.as_channel(), Interest::READ, None)?;
-        match channel.try_read(op) {
-            Ok(n) => return Ok(n),
-            Err(again) => error = again,
-        }
-    }
-    Err(error)
-}
-
-/// One write; waits for it in blocking mode when the channel's own attempt does not.
-#[inline]
-fn write_op<C: Channel + ?Sized>(channel: &C, op: &mut WriteOp<'_, '_>) -> Result<usize> {
-    match channel.try_write(op) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => write_blocking(channel, op, error),
-        result => result,
-    }
-}
-
-#[cold]
-fn write_blocking<C: Channel + ?Sized>(
-    channel: &C,
-    op: &mut WriteOp<'_, '_>,
-    mut error: Error,
-) -> Result<usize> {
-    let may_wait =
-        !op.flags().contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
-    while may_wait && error.kind() == ErrorKind::WouldBlock {
-        wait(channel.as_channel(), Interest::WRITE, None)?;
-        match channel.try_write(op) {
-            Ok(n) => return Ok(n),
-            Err(again) => error = again,
-        }
-    }
-    Err(error)
-}
-
-/// What is left to do after a first attempt that did not bring everything.
-#[cold]
-fn read_more(channel: &dyn Channel, buf: &mut [u8], first: Result<usize>) -> Result<bool> {
-    let done = progress(first)?;
-    read_rest(channel, &mut [IoSliceMut::new(&mut buf[done..])], done, ReadFlags::empty(), None)
-}
-
-fn read_rest(
-    channel: &dyn Channel,
-    bufs: &mut [IoSliceMut<'_>],
-    mut done: usize,
-    flags: ReadFlags,
-    mut fds: Option<&mut FdSink>,
-) -> Result<bool> {
-    let mut bufs = filled_mut(bufs);
-    while !bufs.is_empty() {
-        let n = progress_or_wait(channel, Interest::READ, |channel| {
-            read_op(channel, &mut ReadOp::new(bufs).with(flags, fds.as_deref_mut()))
-        })?;
-        match n {
-            0 if done == 0 => return Ok(false),
-            0 => return Err(early_eof(channel, done)),
-            n => {
-                done += n;
-                IoSliceMut::advance_slices(&mut bufs, n);
-                bufs = filled_mut(bufs);
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// What is left to do after a first attempt that did not take everything.
-#[cold]
-fn write_more(channel: &dyn Channel, buf: &[u8], first: Result<usize>) -> Result<()> {
-    let done = progress(first)?;
-    write_rest(channel, &mut [IoSlice::new(&buf[done..])], WriteFlags::empty(), &[])
-}
-
-fn write_rest(
-    channel: &dyn Channel,
-    bufs: &mut [IoSlice<'_>],
-    flags: WriteFlags,
-    mut fds: &[BorrowedFd<'_>],
-) -> Result<()> {
-    let mut bufs = bufs;
-    IoSlice::advance_slices(&mut bufs, 0);
-    while !bufs.is_empty() {
-        let n = progress_or_wait(channel, Interest::WRITE, |channel| {
-            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds))
-        })?;
-        if n == 0 {
-            return Err(ErrorKind::WriteZero.into());
-        }
-        fds = &[];
-        IoSlice::advance_slices(&mut bufs, n);
-    }
-    Ok(())
-}
-
-/// Repeats one attempt until it is anything but would-block, waiting in between.
-fn progress_or_wait(
-    channel: &dyn Channel,
-    interest: Interest,
-    mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
-) -> Result<usize> {
-    loop {
-        match attempt(channel) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait(channel, interest, None)?;
-            }
-            result => return result,
-        }
-    }
-}
-
-fn until_done(
-    channel: &dyn Channel,
-    deadline: Option<Instant>,
-    attempt: impl Fn(&dyn Channel) -> Result<()>,
-) -> Result<()> {
-    loop {
-        match attempt(channel) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait(channel, Interest::WRITE, deadline)?;
-            }
-            result => return result,
-        }
-    }
-}
-
-fn wait(channel: &dyn Channel, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
-    let _waiting = channel.base().begin_wait(interest)?;
-    let mut set = PollSet::new();
-    let ready = channel.watch(interest, &mut set);
-    if !ready.is_empty() {
-        return Ok(ready);
-    }
-    waiter::park(&mut set, deadline)?;
-    let granted = set.granted();
-    if !granted.is_empty() {
-        return Ok(granted);
-    }
-    wait_on(channel, interest, deadline, &mut set)
-}
-
-/// Goes on with a wait that woke up with nothing for the user: time passed, or a layer got
-/// something to work on.
-#[cold]
-fn wait_on(
-    channel: &dyn Channel,
-    interest: Interest,
-    deadline: Option<Instant>,
-    set: &mut PollSet,
-) -> Result<Readiness> {
-    loop {
-        let now = Instant::now();
-        channel.drive(now)?;
-        set.clear();
-        // What the drive brought counts, although the time may be up.
-        let ready = channel.watch(interest, set);
-        if !ready.is_empty() {
-            return Ok(ready);
-        }
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        waiter::park(set, deadline)?;
-        let granted = set.granted();
-        if !granted.is_empty() {
-            return Ok(granted);
-        }
-    }
-}
-
-/// The bytes of a first attempt that may have would-blocked.
-fn progress(first: Result<usize>) -> Result<usize> {
-    match first {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-        result => result,
-    }
-}
-
-/// The buffers from the first that has room on: an operation starts with a byte, because the
-/// kernel would answer 0, the end of the stream, to one without.
-fn filled_mut<'a, 'b>(bufs: &'a mut [IoSliceMut<'b>]) -> &'a mut [IoSliceMut<'b>] {
-    let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(bufs.len());
-    &mut bufs[first..]
-}
-
-fn filled<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
-    let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(bufs.len());
-    &bufs[first..]
-}
-
-#[inline]
-fn check_read<C: Channel + ?Sized>(channel: &C, flags: ReadFlags, with_fds: bool) -> Result<()> {
-    if flags.contains(ReadFlags::PEEK) {
-        require(channel, Features::PEEK, "peeking")?;
-        if with_fds {
-            return Err(invalid(channel.as_channel(), "a peek cannot take descriptors"));
-        }
-    }
-    if with_fds { require(channel, Features::FD_PASS, "receiving descriptors") } else { Ok(()) }
-}
-
-#[inline]
-fn check_write<C: Channel + ?Sized>(channel: &C, fds: &[BorrowedFd<'_>]) -> Result<()> {
-    if fds.is_empty() {
-        return Ok(());
-    }
-    require(channel, Features::FD_PASS, "sending descriptors")?;
-    if fds.len() > MAX_FDS_PER_MESSAGE {
-        let text = format!(
-            "{} descriptors in one message, the kernel takes {MAX_FDS_PER_MESSAGE}",
-            fds.len()
-        );
-        return Err(invalid(channel.as_channel(), &text));
-    }
-    Ok(())
-}
-
-#[inline]
-fn require<C: Channel + ?Sized>(channel: &C, feature: Features, what: &str) -> Result<()> {
-    let base = channel.base();
-    if base.features().contains(feature) { Ok(()) } else { Err(unsupported(base, what)) }
-}
-
-#[cold]
-fn unsupported(base: &Base, what: &str) -> Error {
-    let text = format!("{}: {what} is not supported by this channel", base.name());
-    Error::new(ErrorKind::Unsupported, text)
-}
-
-#[cold]
-fn invalid(channel: &dyn Channel, text: &str) -> Error {
-    Error::new(ErrorKind::InvalidInput, format!("{}: {text}", channel.base().name()))
-}
-
-#[cold]
-fn early_eof(channel: &dyn Channel, done: usize) -> Error {
-    let name = channel.base().name();
-    let text = match done {
-        0 => format!("{name}: the stream ended"),
-        done => format!("{name}: the stream ended after {done} bytes of a longer message"),
-    };
-    Error::new(ErrorKind::UnexpectedEof, text)
-}
-
-fn advanced(channel: &dyn Channel, offset: u64, done: usize) -> Result<u64> {
-    offset
-        .checked_add(done as u64)
-        .ok_or_else(|| invalid(channel, "the offset is past the largest position of a file"))
-}

@@ -1,12 +1,15 @@
 //! The channel: one object for everything that bytes go through.
 
 mod base;
+mod check;
 mod ext;
 mod fd_sink;
 mod features;
 mod forward;
 mod io;
 mod op;
+mod transfer;
+mod wait;
 
 use std::any::Any;
 use std::fmt;

@@ -27,9 +27,9 @@ const SMALL_SPLICE: usize = 16 * 1024;
 /// …and after so many of them in a row, traffic counts as bulk no more.
 const SMALL_LIMIT: u8 = 8;
 
-/// When a read gave less than there was room for, the source is taken for drained and waited for
-/// without another attempt. Urgent data can stop a read short of what is there (tcp(7)), so when
-/// nothing has come for this long the source is looked at once more.
+/// When a read gave less than there was room for, or splice(2) nothing, the source is taken for
+/// drained and waited for without another attempt. Urgent data can stop both short of what is there
+/// (tcp(7)), so when nothing has come for this long the source is read from once more.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
 
 /// One direction: reads from a source, writes to a sink.
@@ -168,7 +168,13 @@ impl Flow {
 
     /// Whether nothing but new data would tell that the sink is gone.
     pub(super) fn waits_for_source(&self) -> bool {
-        matches!(self.state, State::Copying | State::Splicing) && self.waits_for_source
+        matches!(self.state, State::Copying | State::Splicing)
+            && self.waits_for_source
+            && !self.holds_bytes()
+    }
+
+    fn holds_bytes(&self) -> bool {
+        matches!(self.held, Held::Bytes { .. } | Held::Pages { bytes: 1.., .. })
     }
 
     /// Nobody reads what this flow would write. It has nothing to write, so nothing is lost.
@@ -232,9 +238,11 @@ impl Flow {
                 let short = !full && source.base().features().contains(Features::DRAINS);
                 let with_fds = self.note_fds();
                 self.held = Held::Bytes { buffer, start: 0, end: n };
-                match self.deliver(sink) {
-                    // The read has taken all there was: wait without asking again.
-                    Next::GoOn if short && !with_fds && self.state == State::Copying => {
+                let next = self.deliver(sink);
+                // The read has taken all there was, and the write too: wait without asking again.
+                let drained = short && !with_fds && matches!(self.held, Held::Nothing);
+                match next {
+                    Next::GoOn if drained && self.state == State::Copying => {
                         self.second_look = Some(now + SECOND_LOOK);
                         self.wait_for_source()
                     }
@@ -251,7 +259,7 @@ impl Flow {
     }
 
     fn splice(&mut self, source: &dyn Channel, sink: &dyn Channel, now: Instant) -> Next {
-        if let Held::Pages { bytes: 1.., .. } | Held::Bytes { .. } = self.held {
+        if self.holds_bytes() {
             return self.deliver(sink);
         }
         let Some((from, _)) = splice_ends(source, sink) else {
@@ -269,9 +277,14 @@ impl Flow {
         }
         let Held::Pages { pipe, bytes } = &mut self.held else { return Next::GoOn };
         match move_pages(&from, &pipe.write, pipe.capacity) {
-            Ok(0) => self.source_ended(),
+            // The end, or urgent data in front of which splice(2) stops: a read tells.
+            Ok(0) => {
+                self.become_copying();
+                Next::GoOn
+            }
             Ok(n) => {
                 *bytes = n;
+                self.second_look = None;
                 self.streak = if n < SMALL_SPLICE { self.streak + 1 } else { 0 };
                 let rare = self.streak >= SMALL_LIMIT;
                 self.note_first_byte(now);
@@ -281,9 +294,15 @@ impl Flow {
                 }
                 next
             }
+            Err(Errno::AGAIN) if self.second_look.is_some() => {
+                // Nothing came for long, or what came cannot be spliced (urgent data): a read tells.
+                self.become_copying();
+                Next::GoOn
+            }
             Err(Errno::AGAIN) => {
                 // An idle flow holds no pipe.
                 self.release();
+                self.second_look = Some(now + SECOND_LOOK);
                 self.wait_for_source()
             }
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
@@ -365,7 +384,7 @@ impl Flow {
     }
 
     fn finish(&mut self, sink: &dyn Channel) -> Next {
-        if let Held::Pages { bytes: 1.., .. } | Held::Bytes { .. } = self.held {
+        if self.holds_bytes() {
             return self.deliver(sink);
         }
         self.release();
@@ -465,6 +484,7 @@ impl Flow {
 
     fn become_splicing(&mut self) {
         self.streak = 0;
+        self.second_look = None;
         self.state = State::Splicing;
     }
 

@@ -4,6 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IsTerminal, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use qio_os::Capability;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
@@ -14,7 +15,7 @@ use super::iov::{one_call, one_call_mut};
 use super::terminal;
 use crate::channel::{ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd, Slot, release};
+use crate::watch::{LOOK_AGAIN, PollSet, SharedFd, Slot, release};
 
 /// Whether other processes use the same open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,8 +215,7 @@ impl End {
             };
             *poller = match start_watching(fd.as_fd(), events) {
                 Ok(watching) => watching,
-                // At the limit of open files: let the caller try, it costs a system call.
-                Err(_) => return interest.into(),
+                Err(_limit) => return self.look_now_and_then(fd.as_fd(), set),
             };
         }
         match &*poller {
@@ -226,6 +226,19 @@ impl End {
             Poller::AlwaysReady => interest.into(),
             Poller::Idle | Poller::Closed => Readiness::from(interest) | Readiness::HANGUP,
         }
+    }
+
+    /// At the limit of open files nothing can be made that watches: the wait goes on by looking.
+    fn look_now_and_then(&self, fd: BorrowedFd<'_>, set: &mut PollSet) -> Readiness {
+        let wanted = match self.direction {
+            Direction::Read => PollFlags::IN,
+            Direction::Write => PollFlags::OUT,
+        };
+        if poll_now(fd, wanted) == Ok(false) {
+            set.wake_at(Instant::now() + LOOK_AGAIN);
+            return Readiness::empty();
+        }
+        Interest::from(self.direction).into()
     }
 
     /// Adds what fires when the other side is gone, whatever could be read or written.
@@ -260,7 +273,8 @@ impl End {
                 // Where other processes share the open file, closing our descriptor would leave it
                 // in the epoll descriptor.
                 let _ = epoll::delete(&epoll, &fd);
-                if let Some(ready) = always_ready() {
+                // Made when the watching began.
+                if let Ok(ready) = always_ready() {
                     let data = epoll::EventData::new_u64(0);
                     let _ = epoll::add(&epoll, ready, data, epoll::EventFlags::IN);
                 }
@@ -358,6 +372,8 @@ fn lock(poller: &Mutex<Poller>) -> MutexGuard<'_, Poller> {
 }
 
 fn start_watching(fd: BorrowedFd<'_>, events: epoll::EventFlags) -> Result<Poller> {
+    // At the limit of open files it could not be made any more when it is needed.
+    always_ready()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     match epoll::add(&epoll, fd, epoll::EventData::new_u64(0), events) {
         Ok(()) => Ok(Poller::Watching(SharedFd::new(epoll))),
@@ -381,9 +397,13 @@ fn has_hung_up(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
 }
 
 /// A descriptor that is always readable, made once: it is what ends the waits on a closed end.
-fn always_ready() -> Option<&'static OwnedFd> {
-    static READY: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    READY.get_or_init(|| rustix::event::eventfd(1, EventfdFlags::CLOEXEC).ok()).as_ref()
+fn always_ready() -> Result<&'static OwnedFd> {
+    static READY: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(ready) = READY.get() {
+        return Ok(ready);
+    }
+    let ready = rustix::event::eventfd(1, EventfdFlags::CLOEXEC)?;
+    Ok(READY.get_or_init(|| ready))
 }
 
 /// The error of using a direction that was not opened.

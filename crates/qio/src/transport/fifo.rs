@@ -53,8 +53,31 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Twenty system calls a second are nothing, and a twentieth of a second is still prompt.
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
+impl Pipe {
+    /// Opens the reading end of the FIFO at `path`, at once.
+    ///
+    /// Until the first writer has come, a read would-blocks; once the last one has gone, it gives
+    /// the end of the stream, for good. A terminal or another character device is fine too, and
+    /// never becomes the controlling terminal.
+    ///
+    /// # Errors
+    ///
+    /// What open(2) reports; anything else at `path` is refused.
+    pub fn open_fifo_read(path: impl AsRef<Path>) -> crate::Result<Self> {
+        open_read(path.as_ref())
+    }
+
+    /// Starts to open the writing end of the FIFO at `path`, which is done when there is a reader.
+    ///
+    /// Never blocks: the result is [`Steps`](crate::watch::Steps), to be worked off by
+    /// [`run`](crate::watch::run) or an event loop.
+    pub fn open_fifo_write(path: impl AsRef<Path>) -> OpenFifo {
+        OpenFifo::new(path.as_ref())
+    }
+}
+
 impl OpenFifo {
-    pub(super) fn new(path: &Path) -> Self {
+    fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), next: None, pause: FIRST_PAUSE }
     }
 
@@ -92,7 +115,7 @@ impl Steps for OpenFifo {
 }
 
 /// Opens the reading end, which needs no writer.
-pub(super) fn open_read(path: &Path) -> crate::Result<Pipe> {
+fn open_read(path: &Path) -> crate::Result<Pipe> {
     open(path, OFlags::RDONLY)
         .map_err(Error::from)
         .and_then(|fd| end(fd, Direction::Read))

@@ -3,13 +3,11 @@
 use std::io::{ErrorKind, Result};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::pipe::PipeFlags;
 
 use super::end::{End, Ownership, not_opened};
-use super::fifo::{self, OpenFifo};
 use crate::channel::{Base, Channel, Features, ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{PollSet, SharedFd, closed};
@@ -74,27 +72,6 @@ impl Pipe {
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let output = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
         Self::new("stdio", Some(input), Some(output), Ownership::Shared)
-    }
-
-    /// Opens the reading end of the FIFO at `path`, at once.
-    ///
-    /// Until the first writer has come, a read would-blocks; once the last one has gone, it gives
-    /// the end of the stream, for good. A terminal or another character device is fine too, and
-    /// never becomes the controlling terminal.
-    ///
-    /// # Errors
-    ///
-    /// What open(2) reports; anything else at `path` is refused.
-    pub fn open_fifo_read(path: impl AsRef<Path>) -> crate::Result<Self> {
-        fifo::open_read(path.as_ref())
-    }
-
-    /// Starts to open the writing end of the FIFO at `path`, which is done when there is a reader.
-    ///
-    /// Never blocks: the result is [`Steps`](crate::watch::Steps), to be worked off by
-    /// [`run`](crate::watch::run) or an event loop.
-    pub fn open_fifo_write(path: impl AsRef<Path>) -> OpenFifo {
-        OpenFifo::new(path.as_ref())
     }
 
     pub(super) fn new(

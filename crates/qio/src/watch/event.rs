@@ -86,4 +86,4 @@ impl Event {
 }
 
 /// How often a wait without a descriptor looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(10);

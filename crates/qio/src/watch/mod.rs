@@ -11,6 +11,7 @@ mod steps;
 pub mod waiter;
 
 pub use event::Event;
+pub(crate) use event::LOOK_AGAIN;
 pub use poll_set::{Leg, PollSet, SharedFd};
 pub use slot::Slot;
 pub(crate) use slot::{closed, release};

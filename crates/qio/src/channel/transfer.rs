@@ -1,0 +1,182 @@
+//! Moving bytes with as many attempts as it takes.
+
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::os::fd::BorrowedFd;
+
+use super::check::invalid;
+use super::wait::wait;
+use super::{Channel, FdSink, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use crate::interest::Interest;
+
+/// One read; waits for it in blocking mode when the channel's own attempt does not.
+#[inline]
+pub(super) fn read_op<C: Channel + ?Sized>(channel: &C, op: &mut ReadOp<'_, '_>) -> Result<usize> {
+    match channel.try_read(op) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => read_blocking(channel, op, error),
+        result => result,
+    }
+}
+
+#[cold]
+pub(super) fn read_blocking<C: Channel + ?Sized>(
+    channel: &C,
+    op: &mut ReadOp<'_, '_>,
+    mut error: Error,
+) -> Result<usize> {
+    let may_wait =
+        !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+    while may_wait && error.kind() == ErrorKind::WouldBlock {
+        wait(channel.as_channel(), Interest::READ, None)?;
+        match channel.try_read(op) {
+            Ok(n) => return Ok(n),
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
+}
+
+/// One write; waits for it in blocking mode when the channel's own attempt does not.
+#[inline]
+pub(super) fn write_op<C: Channel + ?Sized>(
+    channel: &C,
+    op: &mut WriteOp<'_, '_>,
+) -> Result<usize> {
+    match channel.try_write(op) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => write_blocking(channel, op, error),
+        result => result,
+    }
+}
+
+#[cold]
+pub(super) fn write_blocking<C: Channel + ?Sized>(
+    channel: &C,
+    op: &mut WriteOp<'_, '_>,
+    mut error: Error,
+) -> Result<usize> {
+    let may_wait =
+        !op.flags().contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+    while may_wait && error.kind() == ErrorKind::WouldBlock {
+        wait(channel.as_channel(), Interest::WRITE, None)?;
+        match channel.try_write(op) {
+            Ok(n) => return Ok(n),
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
+}
+
+/// What is left to do after a first attempt that did not bring everything.
+#[cold]
+pub(super) fn read_more(
+    channel: &dyn Channel,
+    buf: &mut [u8],
+    first: Result<usize>,
+) -> Result<bool> {
+    let done = progress(first)?;
+    read_rest(channel, &mut [IoSliceMut::new(&mut buf[done..])], done, ReadFlags::empty(), None)
+}
+
+pub(super) fn read_rest(
+    channel: &dyn Channel,
+    bufs: &mut [IoSliceMut<'_>],
+    mut done: usize,
+    flags: ReadFlags,
+    mut fds: Option<&mut FdSink>,
+) -> Result<bool> {
+    let mut bufs = filled_mut(bufs);
+    while !bufs.is_empty() {
+        let n = progress_or_wait(channel, Interest::READ, |channel| {
+            read_op(channel, &mut ReadOp::new(bufs).with(flags, fds.as_deref_mut()))
+        })?;
+        match n {
+            0 if done == 0 => return Ok(false),
+            0 => return Err(early_eof(channel, done)),
+            n => {
+                done += n;
+                IoSliceMut::advance_slices(&mut bufs, n);
+                bufs = filled_mut(bufs);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// What is left to do after a first attempt that did not take everything.
+#[cold]
+pub(super) fn write_more(channel: &dyn Channel, buf: &[u8], first: Result<usize>) -> Result<()> {
+    let done = progress(first)?;
+    write_rest(channel, &mut [IoSlice::new(&buf[done..])], WriteFlags::empty(), &[])
+}
+
+pub(super) fn write_rest(
+    channel: &dyn Channel,
+    bufs: &mut [IoSlice<'_>],
+    flags: WriteFlags,
+    mut fds: &[BorrowedFd<'_>],
+) -> Result<()> {
+    let mut bufs = bufs;
+    IoSlice::advance_slices(&mut bufs, 0);
+    while !bufs.is_empty() {
+        let n = progress_or_wait(channel, Interest::WRITE, |channel| {
+            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds))
+        })?;
+        if n == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        fds = &[];
+        IoSlice::advance_slices(&mut bufs, n);
+    }
+    Ok(())
+}
+
+/// Repeats one attempt until it is anything but would-block, waiting in between.
+pub(super) fn progress_or_wait(
+    channel: &dyn Channel,
+    interest: Interest,
+    mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
+) -> Result<usize> {
+    loop {
+        match attempt(channel) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                wait(channel, interest, None)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The bytes of a first attempt that may have would-blocked.
+pub(super) fn progress(first: Result<usize>) -> Result<usize> {
+    match first {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
+}
+
+/// The buffers from the first that has room on: an operation starts with a byte, because the
+/// kernel would answer 0, the end of the stream, to one without.
+pub(super) fn filled_mut<'a, 'b>(bufs: &'a mut [IoSliceMut<'b>]) -> &'a mut [IoSliceMut<'b>] {
+    let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(bufs.len());
+    &mut bufs[first..]
+}
+
+pub(super) fn filled<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
+    let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(bufs.len());
+    &bufs[first..]
+}
+
+#[cold]
+pub(super) fn early_eof(channel: &dyn Channel, done: usize) -> Error {
+    let name = channel.base().name();
+    let text = match done {
+        0 => format!("{name}: the stream ended"),
+        done => format!("{name}: the stream ended after {done} bytes of a longer message"),
+    };
+    Error::new(ErrorKind::UnexpectedEof, text)
+}
+
+pub(super) fn advanced(channel: &dyn Channel, offset: u64, done: usize) -> Result<u64> {
+    offset
+        .checked_add(done as u64)
+        .ok_or_else(|| invalid(channel, "the offset is past the largest position of a file"))
+}
