@@ -5,6 +5,7 @@
 mod accept;
 mod args;
 mod demo;
+mod descriptors;
 mod exit;
 mod help;
 mod inherited;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qio::error::plain;
 use qio::net::{Accepted, Inherited, ListenOptions, Listener};
 use qio::relay::{End, RelayOptions};
 use qio::{Address, Channel, ChannelExt};
@@ -13,8 +14,9 @@ use tokio::task::JoinHandle;
 
 use crate::accept::{AcceptLoop, Interruption};
 use crate::args::RelayArgs;
+use crate::descriptors::Room;
 use crate::exit::Failure;
-use crate::report::Report;
+use crate::report::{Report, counted};
 use crate::session::{
     CutFlag, LIMIT_PAUSE, Opener, child_status, end_child, join, outcome, relay_options, turned_on,
 };
@@ -217,7 +219,13 @@ async fn serve(
     stopper: &mut Stopper,
 ) -> Result<(), Failure> {
     let workers = Workers::start(args.threads).map_err(|error| Failure::io("threads", &error))?;
-    let limit = if args.once { 1 } else { args.max_connections };
+    let asked = if args.once { 1 } else { args.max_connections };
+    let room = Room::make(asked, &args.right, args.threads);
+    let limit = room.connections;
+    if let Some(files) = room.limited_by {
+        let connections = counted(limit.into(), "connection");
+        relay.report.detail(&format!("at most {connections} at a time at {files} open files"));
+    }
     let slots = Arc::new(Semaphore::new(limit as usize));
     let mut only = None;
     let start = |client: Accepted, slot: OwnedSemaphorePermit| {
@@ -238,6 +246,12 @@ async fn serve(
             Interruption::Turn => tokio::task::yield_now().await,
             Interruption::Enough => break,
             Interruption::NoSlot => {
+                if let Some(files) = room.limited_by {
+                    let full = counted(limit.into(), "connection");
+                    relay.report.at_limit(format_args!(
+                        "accept: no room for more than {full} at the limit of {files} open files"
+                    ));
+                }
                 tokio::select! {
                     slot = slots.acquire() => drop(slot),
                     _ = stopper.requested() => break,
@@ -245,7 +259,8 @@ async fn serve(
             }
             Interruption::Limit(error) => {
                 if let Some(error) = error {
-                    relay.report.at_limit("accept", &error);
+                    let live = counted(relay.report.live_count() as u64, "live connection");
+                    relay.report.at_limit(format_args!("accept: {} ({live})", plain(&error)));
                 }
                 tokio::select! {
                     () = tokio::time::sleep(LIMIT_PAUSE) => {}
@@ -315,8 +330,8 @@ impl Stopper {
             number = self.requested() => return Err(Failure::signal(number)),
             () = drained => {}
         }
-        let live = self.report.live_count();
-        self.report.note(&format!("{live} connections cut after {:?} of draining", self.drain));
+        let live = counted(self.report.live_count() as u64, "connection");
+        self.report.note(&format!("{live} cut after {:?} of draining", self.drain));
         // Without receivers there is nothing left to cut.
         let _ = self.cut.send(true);
         tokio::select! {

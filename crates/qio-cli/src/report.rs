@@ -176,13 +176,19 @@ impl Report {
         }
     }
 
-    /// No descriptor could be had for a client; said once a period.
-    pub(crate) fn at_limit(&self, what: &str, error: &std::io::Error) {
+    /// Something that only those want to know who asked for more.
+    pub(crate) fn detail(&self, message: &str) {
+        if self.output.verbose {
+            self.note(message);
+        }
+    }
+
+    /// Clients have to wait for want of something; said once a period.
+    pub(crate) fn at_limit(&self, what: std::fmt::Arguments<'_>) {
         let mut last = self.limit_said.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= LIMIT_PERIOD) {
             *last = Some(Instant::now());
-            let live = self.live_count();
-            self.note(&format!("{what}: {} ({live} live connections, clients wait)", plain(error)));
+            self.note(&format!("{what}; further clients wait"));
         }
     }
 
@@ -213,7 +219,7 @@ impl Report {
             }
             return;
         }
-        let mut text = format!("{} live connections", live.len());
+        let mut text = counted(live.len() as u64, "live connection");
         for (id, live) in &*live {
             let (sent, received) = counts(live.progress.as_deref());
             let age = live.who.started.elapsed().as_secs();
@@ -247,6 +253,12 @@ impl Report {
             let _ = std::io::stderr().lock().write_all(line.as_bytes());
         }
     }
+}
+
+/// "1 connection", "2 connections".
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// Prints one line on standard error; a closed one is no reason to fail.
@@ -291,7 +303,8 @@ impl Connection {
                 duration_s: self.who.started.elapsed().as_secs_f64(),
                 error,
             });
-        } else {
+        } else if !failure.is_limit() || report.output.verbose {
+            // What has been said for many once is not said again for each.
             report.line(&format!("{}: {error}", self.who.peer));
         }
     }
@@ -307,15 +320,15 @@ impl Connection {
             record.duration.as_secs_f64(),
             ending(record),
         );
-        let mut part = |what: &str, count: u64| {
+        let mut part = |count: u64, what: &str, fate: &str| {
             if count > 0 {
-                let _ = write!(text, ", {count} {what}");
+                let _ = write!(text, ", {} {fate}", counted(count, what));
             }
         };
-        part("bytes spliced", there.spliced + back.spliced);
-        part("bytes LOST", record.lost());
-        part("descriptors passed", there.fds_passed + back.fds_passed);
-        part("descriptors dropped", there.fds_dropped + back.fds_dropped);
+        part(there.spliced + back.spliced, "byte", "spliced");
+        part(record.lost(), "byte", "LOST");
+        part(there.fds_passed + back.fds_passed, "descriptor", "passed");
+        part(there.fds_dropped + back.fds_dropped, "descriptor", "dropped");
         text
     }
 

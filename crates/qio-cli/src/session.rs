@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use qio::error::plain;
 use qio::net::{Connect, ConnectOptions, Inherited, is_descriptor_limit};
 use qio::relay::{End, HalfClose, Record, Relay, RelayOptions};
 use qio::transport::Child;
@@ -86,10 +87,11 @@ impl Opener {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(error)) => {
                     // A client that got the last descriptor waits for the next one.
-                    if let Some(limit) = descriptor_limit(&error)
-                        && until.is_none_or(|until| Instant::now() < until)
-                    {
-                        self.report.at_limit("connect", limit);
+                    if let Some(limit) = descriptor_limit(&error) {
+                        self.report.at_limit(format_args!("connect {address}: {}", plain(limit)));
+                        if until.is_some_and(|until| Instant::now() >= until) {
+                            return Err(Failure::from(error).at_limit());
+                        }
                         self.starve().await;
                         continue;
                     }

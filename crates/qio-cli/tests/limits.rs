@@ -7,6 +7,7 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -205,6 +206,53 @@ fn a_listener_without_a_client_ends_at_its_timeout() {
 }
 
 #[test]
+fn at_the_limit_of_open_files_as_many_are_served_as_fit_and_none_starves() {
+    for (right, fit) in [(&*serve(echo), 3), ("exec:cat", 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q");
+        // Descriptors that the test itself inherited are not the subject.
+        let script = format!(
+            "for fd in /proc/$$/fd/*; do fd=${{fd##*/}}; [ $fd -lt 3 ] || eval \"exec $fd>&-\"; done; \
+             ulimit -n 24; exec {} relay -v listen:unix:{} {right}",
+            common::QIO,
+            path.display()
+        );
+        let mut command = Command::new("bash");
+        let command = command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut relay = Running::start(command);
+        assert!(relay.line().starts_with("qio: listening on "));
+        let line = relay.line();
+        assert!(line.starts_with("qio: at most ") && line.ends_with(" at 24 open files"), "{line}");
+        let clients: Vec<_> = (0..40)
+            .map(|number| {
+                let mut client = UnixStream::connect(&path).unwrap();
+                client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+                client.write_all(&[number]).unwrap();
+                client
+            })
+            .collect();
+        // So many are served at the same time, the others when these have gone.
+        for (number, client) in clients.iter().take(fit).enumerate() {
+            let mut byte = [0];
+            (&mut &*client).read_exact(&mut byte).unwrap();
+            assert_eq!(usize::from(byte[0]), number);
+        }
+        for (number, mut client) in clients.into_iter().enumerate() {
+            if number >= fit {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                assert_eq!(usize::from(byte[0]), number);
+            }
+        }
+        relay.signal(rustix::process::Signal::TERM);
+        let (status, lines) = relay.rest();
+        assert_eq!(status, 0, "{lines:?}");
+        let others: Vec<_> = lines.iter().filter(|line| !line.contains("ended by")).collect();
+        assert!(others.len() == 1 && others[0].contains("further clients wait"), "{others:?}");
+    }
+}
+
+#[test]
 fn at_the_limit_of_open_files_clients_wait_and_nothing_spins() {
     let script = format!(
         "ulimit -n 64; exec {} relay --json listen:tcp://127.0.0.1:0 {}",
@@ -215,7 +263,10 @@ fn at_the_limit_of_open_files_clients_wait_and_nothing_spins() {
     let mut clients: Vec<_> = (0..60).map(|_| dial(&address)).collect();
     let note = relay.event("note");
     let message = note["message"].as_str().unwrap();
-    assert!(message.contains("too many open files") && message.contains("clients wait"), "{note}");
+    assert!(
+        message.contains("at the limit of 64 open files") && message.contains("clients wait"),
+        "{note}"
+    );
 
     let (sleeps, work) = relay.effort();
     let start = Instant::now();

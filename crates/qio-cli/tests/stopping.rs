@@ -147,7 +147,7 @@ fn sigusr1_prints_the_live_connections() {
     let client = dial(&address);
     ping(&client);
     relay.signal(Signal::USR1);
-    assert_eq!(relay.line(), "qio: 1 live connections");
+    assert_eq!(relay.line(), "qio: 1 live connection");
     let line = relay.line();
     assert!(line.starts_with("  #1 tcp://127.0.0.1:") && line.contains("4 B sent"), "{line}");
     drop(client);
