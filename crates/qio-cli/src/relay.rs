@@ -18,7 +18,8 @@ use crate::descriptors::Room;
 use crate::exit::Failure;
 use crate::report::{Report, counted};
 use crate::session::{
-    CutFlag, LIMIT_PAUSE, Opener, child_status, end_child, join, outcome, relay_options, turned_on,
+    Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, join, outcome,
+    relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -26,13 +27,16 @@ use crate::workers::Workers;
 /// How long a child may take to end by itself after its pipes are closed, where its status counts.
 pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long connections get to end their children when the program was told twice to end.
+const AT_ONCE_PATIENCE: Duration = Duration::from_millis(250);
+
 /// How long connections that were cut get to say so.
 pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
     let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
-    let (cut, cut_flag) = flag::channel(false);
+    let (cut, cut_flag) = flag::channel(Cut::No);
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,
@@ -137,7 +141,9 @@ impl Relay {
         for end in ends {
             tokio::select! {
                 _ = child_status(&*end, CHILD_PATIENCE) => {}
-                () = turned_on(self.cut.clone()) => end_child(end).await,
+                () = turned_on(self.cut.clone()) => {
+                    end_child_in_time(end, self.cut.clone()).await
+                }
             }
         }
     }
@@ -173,7 +179,7 @@ impl Relay {
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
                 connection.ended(&record);
                 if cut {
-                    Box::pin(end_children(ends)).await;
+                    Box::pin(end_children(ends, self.cut.clone())).await;
                     return Ok(());
                 }
                 outcome(&record, &what)?;
@@ -189,10 +195,8 @@ impl Relay {
     }
 }
 
-async fn end_children(ends: [Arc<dyn Channel>; 2]) {
-    for end in ends {
-        end_child(end).await;
-    }
+async fn end_children([left, right]: [Arc<dyn Channel>; 2], cut: CutFlag) {
+    tokio::join!(end_child_in_time(left, cut.clone()), end_child_in_time(right, cut));
 }
 
 /// Joins two channels that are both connected to.
@@ -296,7 +300,7 @@ async fn finished(job: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
 struct Stopper {
     signals: Signals,
     report: Arc<Report>,
-    cut: flag::Sender<bool>,
+    cut: flag::Sender<Cut>,
     drain: Duration,
 }
 
@@ -327,18 +331,26 @@ impl Stopper {
         let drained = tokio::time::sleep(self.drain);
         tokio::select! {
             result = &mut work => return result,
-            number = self.requested() => return Err(Failure::signal(number)),
+            number = self.requested() => return Err(self.at_once(work, number).await),
             () = drained => {}
         }
         let live = counted(self.report.live_count() as u64, "connection");
         self.report.note(&format!("{live} cut after {:?} of draining", self.drain));
         // Without receivers there is nothing left to cut.
-        let _ = self.cut.send(true);
+        let _ = self.cut.send(Cut::Politely);
         tokio::select! {
-            result = work => result,
-            number = self.requested() => Err(Failure::signal(number)),
+            result = &mut work => result,
+            number = self.requested() => Err(self.at_once(work, number).await),
             () = tokio::time::sleep(CUT_PATIENCE) => Ok(()),
         }
+    }
+
+    /// Ends what runs with just enough time for no child to be left behind.
+    async fn at_once(&self, work: impl Future, number: i32) -> Failure {
+        // Without receivers there is nothing left to cut.
+        let _ = self.cut.send(Cut::AtOnce);
+        let _ = tokio::time::timeout(AT_ONCE_PATIENCE, work).await;
+        Failure::signal(number)
     }
 }
 

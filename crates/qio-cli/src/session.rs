@@ -24,7 +24,17 @@ use crate::exit::Failure;
 use crate::report::{Connection, Report, ending};
 
 /// Turned on when connections are to be cut.
-pub(crate) type CutFlag = flag::Receiver<bool>;
+pub(crate) type CutFlag = flag::Receiver<Cut>;
+
+/// Whether connections are to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cut {
+    No,
+    /// Children may clean up.
+    Politely,
+    /// The program ends in a moment.
+    AtOnce,
+}
 
 /// Opens an address that is connected to, with retries.
 #[derive(Debug)]
@@ -181,8 +191,12 @@ async fn join_in_thread(
 }
 
 /// Returns when the flag is turned on; never when its owner is gone.
-pub(crate) async fn turned_on(mut cut: CutFlag) {
-    if cut.wait_for(|&on| on).await.is_err() {
+pub(crate) async fn turned_on(cut: CutFlag) {
+    reached(cut, Cut::Politely).await;
+}
+
+async fn reached(mut cut: CutFlag, urgency: Cut) {
+    if cut.wait_for(|&now| now >= urgency).await.is_err() {
         pending().await
     }
 }
@@ -206,6 +220,28 @@ pub(crate) async fn end_child(channel: Arc<dyn Channel>) {
         let _ = tokio::task::spawn_blocking(ladder).await;
     }
 }
+
+/// The same, for as long as `cut` leaves time to it.
+pub(crate) async fn end_child_in_time(channel: Arc<dyn Channel>, cut: CutFlag) {
+    if channel.find::<Child>().is_none() {
+        return;
+    }
+    tokio::select! {
+        () = end_child(Arc::clone(&channel)) => return,
+        () = reached(cut, Cut::AtOnce) => {}
+    }
+    // The request to end was sent before, or is sent now.
+    let asked = end_child(Arc::clone(&channel));
+    if tokio::time::timeout(LAST_GRACE, asked).await.is_err()
+        && let Some(child) = channel.find::<Child>()
+    {
+        // A child that cannot be signalled any more needs no signal.
+        let _ = child.kill();
+    }
+}
+
+/// How long a child may clean up when the program was told twice to end.
+const LAST_GRACE: Duration = Duration::from_millis(100);
 
 /// How long a child may clean up after SIGTERM.
 const CHILD_GRACE: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
-use crate::session::{Opener, child_status, end_child, join, outcome, relay_options};
+use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
 use crate::stop::{Signals, Wish};
 
 pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
@@ -129,13 +129,13 @@ impl Terminal {
             options = options.ends_with(Some(Side::Right));
         }
         let connection = report.begin("-".to_owned(), target.into());
-        let (cut, cut_flag) = flag::channel(false);
+        let (cut, cut_flag) = flag::channel(Cut::No);
         let joined = join(Arc::new(self.channel), channel, options, &connection, cut_flag);
         tokio::pin!(joined);
         let record = tokio::select! {
             record = &mut joined => record,
             number = stop(signals, report) => {
-                let _ = cut.send(true);
+                let _ = cut.send(Cut::Politely);
                 // What it did until then is said; not even that is waited for for ever.
                 let record = tokio::time::timeout(CUT_PATIENCE, joined).await;
                 report.finish();
