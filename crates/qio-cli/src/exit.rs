@@ -68,6 +68,11 @@ impl Failure {
         Self::new(0, Some("cut before there was another side".to_owned()))
     }
 
+    /// The same, when it has been said already.
+    pub(crate) fn said(self) -> Self {
+        Self { message: None, ..self }
+    }
+
     /// The same, of an attempt that was given up at the limit of open files.
     pub(crate) fn at_limit(self) -> Self {
         Self { limit: true, ..self }

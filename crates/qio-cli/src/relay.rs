@@ -48,6 +48,7 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
         options: relay_options(&args.joining),
         report: Arc::clone(&report),
         cut: cut_flag,
+        serves_one: args.once || listener.is_none(),
     });
     let mut stopper = Stopper { signals, report: Arc::clone(&report), cut, drain: args.drain };
     let work = async {
@@ -88,6 +89,8 @@ struct Relay {
     options: RelayOptions,
     report: Arc<Report>,
     cut: CutFlag,
+    /// The program ends with the outcome of the one connection.
+    serves_one: bool,
 }
 
 /// Where the second channel of a connection comes from.
@@ -167,8 +170,7 @@ impl Relay {
             Ok(right) => right,
             Err(failure) => {
                 let _ = left.close();
-                connection.failed(&failure);
-                return Err(failure);
+                return Err(connection.failed(failure, self.serves_one));
             }
         };
         let options = self.options.clone();
@@ -177,17 +179,16 @@ impl Relay {
             Ok(record) => {
                 let cut = record.end == End::Cut;
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
-                connection.ended(&record);
+                let result = connection.ended(&record, outcome(&record, &what));
                 if cut {
                     Box::pin(end_children(ends, self.cut.clone())).await;
                     return Ok(());
                 }
-                outcome(&record, &what)?;
+                result?;
             }
             Err(error) => {
                 let failure = Failure::io("relay", &error);
-                connection.failed(&failure);
-                return Err(failure);
+                return Err(connection.failed(failure, self.serves_one));
             }
         }
         Box::pin(self.await_children(ends)).await;

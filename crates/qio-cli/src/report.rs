@@ -274,8 +274,13 @@ impl Connection {
         }
     }
 
-    /// The connection ended with a record.
-    pub(crate) fn ended(&self, record: &Record) {
+    /// The connection ended with a record, which says what `result` says: a failure that was said
+    /// is not said again.
+    pub(crate) fn ended(
+        &self,
+        record: &Record,
+        result: Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let report = &self.report;
         report.live().remove(&self.id);
         report.served.fetch_add(1, Ordering::Relaxed);
@@ -283,16 +288,18 @@ impl Connection {
         report.moved.fetch_add(bytes, Ordering::Relaxed);
         if report.output.json {
             report.json(&self.event(record));
-        } else if report.output.verbose {
-            report.line(&self.text(record));
-        } else if record.lost() > 0 {
+        } else if report.output.verbose || record.lost() > 0 {
             // A loss is never silent.
             report.line(&self.text(record));
+        } else {
+            return result;
         }
+        result.map_err(Failure::said)
     }
 
-    /// The other side could not be had.
-    pub(crate) fn failed(&self, failure: &Failure) {
+    /// The other side could not be had, or the connection not be served; `last` when the program
+    /// ends with that, and says it then.
+    pub(crate) fn failed(&self, failure: Failure, last: bool) -> Failure {
         let error = failure.message().unwrap_or("failed");
         let report = &self.report;
         if report.output.json {
@@ -303,10 +310,13 @@ impl Connection {
                 duration_s: self.who.started.elapsed().as_secs_f64(),
                 error,
             });
+        } else if last {
+            return failure;
         } else if !failure.is_limit() || report.output.verbose {
             // What has been said for many once is not said again for each.
             report.line(&format!("{}: {error}", self.who.peer));
         }
+        failure.said()
     }
 
     fn text(&self, record: &Record) -> String {

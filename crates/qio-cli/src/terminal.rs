@@ -140,7 +140,7 @@ impl Terminal {
                 let record = tokio::time::timeout(CUT_PATIENCE, joined).await;
                 report.finish();
                 if let Ok(Ok(record)) = record {
-                    connection.ended(&record);
+                    let _ = connection.ended(&record, Ok(()));
                 }
                 return Err(Failure::signal(number));
             }
@@ -148,11 +148,7 @@ impl Terminal {
         };
         report.finish();
         match record {
-            Ok(record) => {
-                let result = outcome(&record, target);
-                connection.ended(&record);
-                result
-            }
+            Ok(record) => connection.ended(&record, outcome(&record, target)),
             Err(error) => Err(Failure::io(target, &error)),
         }
     }
