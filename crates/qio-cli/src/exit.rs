@@ -68,6 +68,11 @@ impl Failure {
         Self::new(0, Some("cut before there was another side".to_owned()))
     }
 
+    /// A connection whose client did not wait for its other side.
+    pub(crate) fn gone() -> Self {
+        Self::new(1, Some("the client has gone before there was another side".to_owned()))
+    }
+
     /// The same, when it has been said already.
     pub(crate) fn said(self) -> Self {
         Self { message: None, ..self }

@@ -18,7 +18,7 @@ use crate::descriptors::Room;
 use crate::exit::Failure;
 use crate::report::{Report, counted};
 use crate::session::{
-    Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, join, outcome,
+    Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
     relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
@@ -159,11 +159,12 @@ impl Relay {
         self: Arc<Self>,
         left: Arc<dyn Channel>,
         peer: String,
-        _slot: Option<OwnedSemaphorePermit>,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Failure> {
         let connection = self.report.begin(peer, Arc::clone(&self.target));
         let right = tokio::select! {
             right = Box::pin(self.right.channel()) => right,
+            () = Box::pin(gone(&*left)), if slot.is_some() => Err(Failure::gone()),
             () = turned_on(self.cut.clone()) => Err(Failure::cut()),
         };
         let right = match right {
@@ -192,6 +193,7 @@ impl Relay {
             }
         }
         Box::pin(self.await_children(ends)).await;
+        drop(slot);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::future::pending;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use qio::net::{Connect, ConnectOptions, Inherited, is_descriptor_limit};
 use qio::relay::{End, HalfClose, Record, Relay, RelayOptions};
 use qio::transport::Child;
 use qio::watch::{self, PollSet, Steps};
-use qio::{Address, Channel, ChannelExt, Features, Mode};
+use qio::{Address, Channel, ChannelExt, Features, Interest, Mode, ReadFlags, Readiness};
 use qio_adapters::tokio as adapter;
 use tokio::sync::watch as flag;
 
@@ -189,6 +189,34 @@ async fn join_in_thread(
     record.end = End::Cut;
     Ok(record)
 }
+
+/// Returns when a client has gone that waits for its other side, and has left nothing behind.
+///
+/// A client that has only ended its side (or a TCP client that has, as far as anybody can tell)
+/// is waiting for an answer.
+pub(crate) async fn gone(client: &dyn Channel) {
+    loop {
+        tokio::time::sleep(LOOK_PERIOD).await;
+        let mut set = PollSet::new();
+        let _ = client.watch(Interest::READ, &mut set);
+        let now = Instant::now();
+        let broken = Readiness::HANGUP | Readiness::ERROR;
+        let is_broken = |set: &PollSet| set.legs().iter().any(|leg| leg.fired().intersects(broken));
+        if set.legs().is_empty() || set.poll(Some(now)).is_err() || !is_broken(&set) {
+            continue;
+        }
+        let flags = ReadFlags::PEEK | ReadFlags::NONBLOCK;
+        match client.read_with(&mut [IoSliceMut::new(&mut [0])], flags, None) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            // What it has sent is delivered.
+            _ => {}
+        }
+    }
+}
+
+/// How often to look whether a waiting client is still there: a hang-up alone wakes nobody.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// Returns when the flag is turned on; never when its owner is gone.
 pub(crate) async fn turned_on(cut: CutFlag) {

@@ -151,6 +151,63 @@ fn a_server_that_comes_up_later_is_reached_with_retries() {
 }
 
 #[test]
+fn a_client_that_goes_gives_its_slot_back_while_the_other_side_is_being_opened() {
+    let (_fd, port) = refusing_port();
+    let refusing = format!("tcp://{port}");
+    for right in [&*refusing, "listen:tcp://127.0.0.1:0"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q");
+        let left = format!("listen:unix:{}", path.display());
+        let arguments = ["--max-connections", "1", "--retry", "1000", &left, right];
+        let (mut relay, _) = Running::relay(&arguments);
+        for id in 1..=2 {
+            let client = UnixStream::connect(&path).unwrap();
+            if id == 2 {
+                // It has ended its side, and is still there.
+                client.shutdown(Shutdown::Write).unwrap();
+                let patience = Duration::from_millis(1200);
+                client.set_read_timeout(Some(patience)).unwrap();
+                let error = (&client).read(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            }
+            drop(client);
+            let failed = relay.event("failed");
+            assert_eq!(failed["id"], id);
+            assert_eq!(failed["error"], "the client has gone before there was another side");
+        }
+    }
+    // A TCP client that resets its connection is known to have gone.
+    let (mut relay, address) =
+        Running::relay(&["--retry", "1000", "listen:tcp://127.0.0.1:0", &refusing]);
+    let client = dial(&address);
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    relay.event("failed");
+}
+
+#[test]
+fn what_a_client_left_behind_is_delivered_when_the_other_side_comes_up() {
+    let (fd, port) = refusing_port();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q");
+    let left = format!("listen:unix:{}", path.display());
+    let right = format!("tcp://{port}");
+    let (mut relay, _) = Running::relay(&["--once", "--retry", "1000", &left, &right]);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"note").unwrap();
+    drop(client);
+    // More than two looks at the client.
+    thread::park_timeout(Duration::from_millis(1200));
+    rustix::net::listen(&fd, 1).unwrap();
+    let (mut server, _) = std::net::TcpListener::from(fd).accept().unwrap();
+    let mut text = [0; 4];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"note");
+    drop(server);
+    relay.event("connection");
+}
+
+#[test]
 fn a_signal_ends_a_retry_at_once() {
     let (_fd, port) = refusing_port();
     let mut connect = Running::start(
