@@ -27,11 +27,13 @@ pub(crate) struct Failure {
     message: Option<String>,
     /// It was the limit of open files.
     limit: bool,
+    /// It was that the other side took no more, and nothing else.
+    refused: bool,
 }
 
 impl Failure {
     fn new(status: u8, message: Option<String>) -> Self {
-        Self { status, message, limit: false }
+        Self { status, message, limit: false, refused: false }
     }
 
     /// An input or output error after the start: what was done, on what, and the cause.
@@ -71,6 +73,16 @@ impl Failure {
     /// A connection whose client did not wait for its other side.
     pub(crate) fn gone() -> Self {
         Self::new(1, Some("the client has gone before there was another side".to_owned()))
+    }
+
+    /// The same, of a connection whose target took no more, and which failed for nothing else.
+    pub(crate) fn refused(self) -> Self {
+        Self { refused: true, ..self }
+    }
+
+    /// Whether it was no more than that the target took no more.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
     }
 
     /// The same, when it has been said already.

@@ -236,7 +236,13 @@ pub(crate) fn outcome(record: &Record, what: &str) -> Result<(), Failure> {
             Err(Failure::timeout(format!("{what}: {}", ending(record))))
         }
         (End::Cut, _) | (_, None) => Ok(()),
-        (_, Some(error)) => Err(Failure::io(what, error)),
+        (_, Some(error)) => {
+            let failure = Failure::io(what, error);
+            let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+            let refused = record.left_to_right.error.as_ref().is_some_and(broken);
+            let only = record.right_to_left.error.is_none();
+            Err(if refused && only { failure.refused() } else { failure })
+        }
     }
 }
 

@@ -46,16 +46,19 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
             return Err(Failure::signal(number));
         }
     };
-    match (failure, status.and_then(Failure::of_child)) {
-        (None, None) => Ok(()),
-        (Some(failure), None) => Err(failure),
-        (failure, Some(of_child)) => {
+    let succeeded = status.is_some_and(|status| status.success());
+    let of_child = status.and_then(Failure::of_child);
+    match failure {
+        None => of_child.map_or(Ok(()), Err),
+        // A child that ended well has read as much as it wanted.
+        Some(failure) if of_child.is_some() || (succeeded && failure.is_refused()) => {
             // Its status is not the whole story.
-            if let Some(message) = failure.as_ref().and_then(Failure::message) {
+            if let Some(message) = failure.message() {
                 report.note(message);
             }
-            Err(of_child)
+            of_child.map_or(Ok(()), Err)
         }
+        Some(failure) => Err(failure),
     }
 }
 

@@ -398,6 +398,18 @@ fn an_error_is_said_although_the_status_is_that_of_the_program() {
     assert!(lines.iter().any(|line| line.contains("broken pipe")), "{lines:?}");
 }
 
+#[test]
+fn a_program_that_has_read_enough_decides_the_status() {
+    let text = "y\n".repeat(1 << 20);
+    for (script, status) in [("head -1", 0), ("sh -c 'read line; echo $line; exit 3'", 3)] {
+        let outcome = run(&mut qio(["connect", &format!("exec:{script}")]), text.as_bytes());
+        assert_eq!((outcome.status, outcome.text()), (status, "y\n"), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.contains("broken pipe"), "{outcome:?}");
+        assert!(outcome.stderr.contains("LOST"), "{outcome:?}");
+    }
+}
+
 /// A pipe that is full with the first page.
 fn small_pipe() -> (OwnedFd, OwnedFd) {
     let (writer, reader) = pipe();
