@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use qio::net::{Accepted, Listener, is_descriptor_limit};
+use qio::net::{Accepted, Listener};
 use qio::watch::{PollSet, Steps};
+use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Accepts clients until something else has to happen first; each is given to `start`, with its
@@ -31,7 +32,7 @@ pub(crate) enum Interruption {
     Enough,
     /// All slots are taken: go on when one is free.
     NoSlot,
-    /// No descriptor can be had, or others wait for one: go on after a while.
+    /// No client can be had for now, or others wait for a descriptor: go on after a while.
     Limit(Option<io::Error>),
     /// The listener cannot be used any more.
     Broken(io::Error),
@@ -80,7 +81,7 @@ where
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => {
-                    return Poll::Ready(match is_descriptor_limit(&error) {
+                    return Poll::Ready(match may_pass(&error) {
                         true => Interruption::Limit(Some(error)),
                         false => Interruption::Broken(error),
                     });
@@ -92,5 +93,39 @@ where
 
     fn watch(&mut self, set: &mut PollSet) {
         self.listener.watch(set);
+    }
+}
+
+/// Whether accepting may go better later, after an error: always, unless the listener itself is the
+/// reason. There may be no descriptor or memory, a firewall, a network that is down, or a client
+/// that broke the protocol.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let of_listener = match errno {
+        Some(errno) => matches!(
+            errno,
+            Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::FAULT
+        ),
+        None => {
+            matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::InvalidInput)
+        }
+    };
+    !of_listener
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_listener_itself_ends_the_accepting() {
+        use Errno as E;
+        for errno in [E::NOMEM, E::NOBUFS, E::PERM, E::PROTO, E::MFILE, E::NFILE, E::NETDOWN] {
+            assert!(may_pass(&errno.into()), "{errno:?}");
+        }
+        for errno in [E::BADF, E::NOTSOCK, E::INVAL] {
+            assert!(!may_pass(&errno.into()), "{errno:?}");
+        }
+        assert!(!may_pass(&io::ErrorKind::NotConnected.into()), "it was closed");
     }
 }

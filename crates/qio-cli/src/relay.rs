@@ -12,7 +12,7 @@ use qio_adapters::tokio as adapter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
 use tokio::task::JoinHandle;
 
-use crate::accept::{AcceptLoop, Interruption};
+use crate::accept::{AcceptLoop, Interruption, may_pass};
 use crate::args::RelayArgs;
 use crate::descriptors::Room;
 use crate::exit::Failure;
@@ -97,7 +97,7 @@ struct Relay {
 #[derive(Debug)]
 enum RightSide {
     Connect { address: Address, opener: Opener },
-    Accept { listener: Listener },
+    Accept { listener: Listener, report: Arc<Report> },
 }
 
 impl RightSide {
@@ -107,7 +107,8 @@ impl RightSide {
         report: &Arc<Report>,
     ) -> Result<Self, Failure> {
         if args.right.is_listening() {
-            return Ok(Self::Accept { listener: listen(&args.right, inherited, report)? });
+            let listener = listen(&args.right, inherited, report)?;
+            return Ok(Self::Accept { listener, report: Arc::clone(report) });
         }
         let opener = Opener::new(&args.opening, inherited.clone(), report);
         Ok(Self::Connect { address: args.right.clone(), opener })
@@ -116,10 +117,16 @@ impl RightSide {
     async fn channel(&self) -> Result<Arc<dyn Channel>, Failure> {
         match self {
             Self::Connect { address, opener } => opener.open(address).await,
-            Self::Accept { listener } => {
-                let accepted = adapter::run(listener.accepting()).await.and_then(|result| result);
-                Ok(accepted.map_err(|error| Failure::io("accept", &error))?.channel)
-            }
+            Self::Accept { listener, report } => loop {
+                match adapter::run(listener.accepting()).await {
+                    Ok(Ok(accepted)) => return Ok(accepted.channel),
+                    Ok(Err(error)) if may_pass(&error) => {
+                        report.at_limit(format_args!("accept: {}", plain(&error)));
+                        tokio::time::sleep(LIMIT_PAUSE).await;
+                    }
+                    Ok(Err(error)) | Err(error) => return Err(Failure::io("accept", &error)),
+                }
+            },
         }
     }
 
@@ -131,7 +138,7 @@ impl RightSide {
     fn name(&self) -> String {
         match self {
             Self::Connect { address, .. } => address.to_string(),
-            Self::Accept { listener } => {
+            Self::Accept { listener, .. } => {
                 listener.local_addresses().first().map(Address::to_string).unwrap_or_default()
             }
         }
