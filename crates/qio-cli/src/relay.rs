@@ -16,6 +16,7 @@ use crate::accept::{AcceptLoop, Interruption, may_pass};
 use crate::args::RelayArgs;
 use crate::descriptors::Room;
 use crate::exit::Failure;
+use crate::inherited;
 use crate::report::{Report, counted};
 use crate::session::{
     Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
@@ -37,6 +38,9 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
     let report = Report::new(args.output, true);
     let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let (cut, cut_flag) = flag::channel(Cut::No);
+    for address in [&args.left, &args.right] {
+        inherited::check(address, &inherited)?;
+    }
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,

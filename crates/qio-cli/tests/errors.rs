@@ -154,6 +154,10 @@ fn a_descriptor_that_was_not_inherited_cannot_be_used() {
     let outcome = run(&mut qio(["connect", "fd:99"]), b"");
     assert!(outcome.complaint().starts_with("connect fd:99: no descriptor 99 "), "{outcome:?}");
     assert_eq!(outcome.status, 4);
+    // Not only when the first client has come.
+    let outcome = run(&mut qio(["relay", "listen:tcp://127.0.0.1:0", "fd:99"]), b"");
+    assert!(outcome.complaint().starts_with("connect fd:99: no descriptor 99 "), "{outcome:?}");
+    assert_eq!(outcome.status, 4);
 }
 
 #[test]
