@@ -157,6 +157,8 @@ fn closed_standard_streams_are_no_reason_to_panic() {
         ("$QIO connect $SERVER <&- >&- 2>&-", 0),
         ("$QIO connect file:/nonexistent 2>&- >&-", 4),
         ("$QIO --help >&-", 0),
+        ("$QIO --help >/dev/full", 1),
+        ("$QIO --help | true", 0),
         ("$QIO nosuch 2>&-", 2),
         ("echo abc | $QIO connect -v $SERVER 2>&-", 0),
     ] {
