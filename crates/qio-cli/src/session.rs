@@ -271,6 +271,8 @@ pub(crate) async fn end_child_in_time(channel: Arc<dyn Channel>, cut: CutFlag) {
     {
         // A child that cannot be signalled any more needs no signal.
         let _ = child.kill();
+        // Not left to others as a zombie.
+        let _ = child_status(&*channel, LAST_GRACE).await;
     }
 }
 
