@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use qio::net::{Accepted, Listener, is_descriptor_limit};
+use qio::net::{Accepted, Listener};
 use qio::watch::{PollSet, Steps};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,7 +32,7 @@ pub(crate) enum Interruption {
     Enough,
     /// All slots are taken: go on when one is free.
     NoSlot,
-    /// No descriptor or memory can be had, or others wait for one: go on after a while.
+    /// No client can be had for now, or others wait for a descriptor: go on after a while.
     Limit(Option<io::Error>),
     /// The listener cannot be used any more.
     Broken(io::Error),
@@ -96,11 +96,21 @@ where
     }
 }
 
-/// Whether an error of accept(2) says that something has run out, which ends by itself: no reason
-/// to end the connections that live.
-fn may_pass(error: &io::Error) -> bool {
+/// Whether accepting may go better later, after an error: always, unless the listener itself is the
+/// reason. There may be no descriptor or memory, a firewall, a network that is down, or a client
+/// that broke the protocol.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    is_descriptor_limit(error) || matches!(errno, Some(Errno::NOBUFS | Errno::NOMEM))
+    let of_listener = match errno {
+        Some(errno) => matches!(
+            errno,
+            Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::FAULT
+        ),
+        None => {
+            matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::InvalidInput)
+        }
+    };
+    !of_listener
 }
 
 #[cfg(test)]
@@ -108,11 +118,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_run_out_does_not_end_the_listener() {
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+    fn only_the_listener_itself_ends_the_accepting() {
+        use Errno as E;
+        for errno in [E::NOMEM, E::NOBUFS, E::PERM, E::PROTO, E::MFILE, E::NFILE, E::NETDOWN] {
             assert!(may_pass(&errno.into()), "{errno:?}");
         }
-        assert!(!may_pass(&Errno::INVAL.into()));
-        assert!(!may_pass(&io::ErrorKind::NotConnected.into()));
+        for errno in [E::BADF, E::NOTSOCK, E::INVAL] {
+            assert!(!may_pass(&errno.into()), "{errno:?}");
+        }
+        assert!(!may_pass(&io::ErrorKind::NotConnected.into()), "it was closed");
     }
 }

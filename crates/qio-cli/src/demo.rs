@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK: usize = 64 * 1024;
 
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
-    let folder = Folder::new().map_err(|error| Failure::io("demo", &error))?;
+    let folder = Folder::new()?;
     let bytes = u64::from(args.size) * 1024 * 1024;
     let mut chain = Chain::start(&folder.0)?;
     let sent = send_and_receive(&chain.entrance, bytes);
@@ -48,9 +48,11 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> io::Result<Self> {
+    fn new() -> Result<Self, Failure> {
         let path = env::temp_dir().join(format!("qio-demo-{}", std::process::id()));
-        fs::create_dir(&path)?;
+        fs::create_dir(&path).map_err(|error| {
+            Failure::io(format_args!("demo: create {}", path.display()), &error)
+        })?;
         Ok(Self(path))
     }
 }
@@ -325,8 +327,11 @@ impl Outcome {
         let verdict = if self.equal { "equal" } else { "DIFFERENT" };
         let _ = writeln!(
             text,
-            "\n  sha256 sent      {}\n  sha256 received  {}\n  {verdict}, in {:.2} s\n{STEPS}",
-            self.digest_out, self.digest_back, self.seconds
+            "\n  sha256 sent      {}\n  sha256 received  {}\n  {verdict}, in {:.2} s\n{}",
+            self.digest_out,
+            self.digest_back,
+            self.seconds,
+            steps(&program())
         );
         text
     }
@@ -345,13 +350,27 @@ fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-const STEPS: &str = "
+/// How to call this program: by its name where the shell finds it, else by its path.
+fn program() -> String {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|folder| folder.join("qio").is_file());
+    match env::current_exe() {
+        Ok(own) if !found => own.display().to_string(),
+        _ => "qio".to_owned(),
+    }
+}
+
+fn steps(qio: &str) -> String {
+    format!(
+        "
 The same by hand, a line in each terminal (or all with & at the end):
 
-  qio relay listen:unix:/tmp/cat.sock exec:cat
-  qio relay listen:tcp://127.0.0.1:7003 unix:/tmp/cat.sock
-  qio relay listen:unix:@qio-hop tcp://127.0.0.1:7003
-  qio relay listen:tcp://127.0.0.1:7002 'exec:qio connect unix:@qio-hop'
-  qio relay -v listen:tcp://127.0.0.1:7001 tcp://127.0.0.1:7002
-  head -c 256M /dev/urandom | tee >(sha256sum >&2) | qio connect tcp://127.0.0.1:7001 | sha256sum
-";
+  {qio} relay listen:unix:/tmp/cat.sock exec:cat
+  {qio} relay listen:tcp://127.0.0.1:7003 unix:/tmp/cat.sock
+  {qio} relay listen:unix:@qio-hop tcp://127.0.0.1:7003
+  {qio} relay listen:tcp://127.0.0.1:7002 'exec:{qio} connect unix:@qio-hop'
+  {qio} relay -v listen:tcp://127.0.0.1:7001 tcp://127.0.0.1:7002
+  head -c 256M /dev/urandom | tee >(sha256sum >&2) | {qio} connect tcp://127.0.0.1:7001 | sha256sum
+"
+    )
+}

@@ -25,23 +25,31 @@ pub(crate) const STATUSES: &[(u8, &str)] = &[
 pub(crate) struct Failure {
     status: u8,
     message: Option<String>,
+    /// It was the limit of open files.
+    limit: bool,
+    /// It was that the other side took no more, and nothing else.
+    refused: bool,
 }
 
 impl Failure {
+    fn new(status: u8, message: Option<String>) -> Self {
+        Self { status, message, limit: false, refused: false }
+    }
+
     /// An input or output error after the start: what was done, on what, and the cause.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
         let status = if error.kind() == io::ErrorKind::TimedOut { 5 } else { 1 };
-        Self { status, message: Some(format!("{what}: {}", plain(error))) }
+        Self::new(status, Some(format!("{what}: {}", plain(error))))
     }
 
     /// A time that ran out.
     pub(crate) fn timeout(message: impl Into<String>) -> Self {
-        Self { status: 5, message: Some(message.into()) }
+        Self::new(5, Some(message.into()))
     }
 
     /// Wrong use that the parser of the command line cannot see.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { status: 2, message: Some(message.into()) }
+        Self::new(2, Some(message.into()))
     }
 
     /// The status of a child, which has said itself what was wrong.
@@ -49,17 +57,47 @@ impl Failure {
         use std::os::unix::process::ExitStatusExt;
         let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
         let status = u8::try_from(code & 0xff).unwrap_or(1);
-        (status != 0).then_some(Self { status, message: None })
+        (status != 0).then(|| Self::new(status, None))
     }
 
     /// Ended by a signal, like a program that does not handle it.
     pub(crate) fn signal(number: i32) -> Self {
-        Self { status: u8::try_from(128 + number).unwrap_or(1), message: None }
+        Self::new(u8::try_from(128 + number).unwrap_or(1), None)
     }
 
     /// A connection that was given up because the program ends.
     pub(crate) fn cut() -> Self {
-        Self { status: 0, message: Some("cut before there was another side".to_owned()) }
+        Self::new(0, Some("cut before there was another side".to_owned()))
+    }
+
+    /// A connection whose client did not wait for its other side.
+    pub(crate) fn gone() -> Self {
+        Self::new(1, Some("the client has gone before there was another side".to_owned()))
+    }
+
+    /// The same, of a connection whose target took no more, and which failed for nothing else.
+    pub(crate) fn refused(self) -> Self {
+        Self { refused: true, ..self }
+    }
+
+    /// Whether it was no more than that the target took no more.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The same, when it has been said already.
+    pub(crate) fn said(self) -> Self {
+        Self { message: None, ..self }
+    }
+
+    /// The same, of an attempt that was given up at the limit of open files.
+    pub(crate) fn at_limit(self) -> Self {
+        Self { limit: true, ..self }
+    }
+
+    /// Whether it was the limit of open files, which many meet at a time.
+    pub(crate) fn is_limit(&self) -> bool {
+        self.limit
     }
 
     /// What to say, without "qio:".
@@ -92,6 +130,6 @@ impl From<qio::Error> for Failure {
             Class::Timeout => 5,
             _ => 1,
         };
-        Self { status, message: Some(error.report().to_string()) }
+        Self::new(status, Some(error.report().to_string()))
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::env;
 
-use qio::InheritedFds;
+use qio::net::{ConnectOptions, Inherited};
+use qio::{Address, InheritedFds};
+
+use crate::exit::Failure;
 
 /// Takes standard input and output, sockets of a service manager, and each `fd:N` of the command
 /// line. Must run before any descriptor is opened and before any thread is started.
@@ -25,6 +28,21 @@ fn activated() -> std::ops::Range<i32> {
     let for_us = number("LISTEN_PID") == Some(std::process::id());
     let count = number("LISTEN_FDS").filter(|_| for_us).unwrap_or(0).min(1024);
     FIRST..FIRST + count as i32
+}
+
+/// Finds out at the start what would fail for each client: that a descriptor is not there.
+pub(crate) fn check(address: &Address, table: &Inherited) -> Result<(), Failure> {
+    if address.scheme().name != "fd" || address.is_listening() {
+        return Ok(());
+    }
+    let numbers = named_in(address.to_string().as_bytes());
+    let there = numbers.iter().all(|number| table.lock().numbers().any(|there| there == *number));
+    if there {
+        return Ok(());
+    }
+    // The attempt says what there is instead.
+    let options = ConnectOptions::new().inherited(table.clone());
+    qio::net::connect(address, &options).map(drop).map_err(Failure::from)
 }
 
 /// The numbers behind each "fd:" in an argument.

@@ -5,6 +5,7 @@
 mod accept;
 mod args;
 mod demo;
+mod descriptors;
 mod exit;
 mod help;
 mod inherited;
@@ -15,6 +16,7 @@ mod stop;
 mod terminal;
 mod workers;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -49,7 +51,7 @@ fn start_log() {
     let level =
         std::env::var("QIO_LOG").ok().and_then(|level| level.parse::<tracing::Level>().ok());
     if let Some(level) = level {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
+        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).init();
     }
 }
 
@@ -82,8 +84,16 @@ fn refuse(error: &clap::Error) -> ExitCode {
     {
         report::say(&args::one_line(error));
     } else {
+        let printed = error.print().and_then(|()| io::stdout().flush());
         // A closed pipe is no reason to fail.
-        let _ = error.print();
+        if let Err(cause) = printed
+            && cause.kind() != io::ErrorKind::BrokenPipe
+            && !error.use_stderr()
+        {
+            let failure = Failure::io("standard output", &cause);
+            report::say(failure.message().unwrap_or_default());
+            return failure.code();
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

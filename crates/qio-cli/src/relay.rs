@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qio::error::plain;
 use qio::net::{Accepted, Inherited, ListenOptions, Listener};
 use qio::relay::{End, RelayOptions};
 use qio::{Address, Channel, ChannelExt};
@@ -11,12 +12,15 @@ use qio_adapters::tokio as adapter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
 use tokio::task::JoinHandle;
 
-use crate::accept::{AcceptLoop, Interruption};
+use crate::accept::{AcceptLoop, Interruption, may_pass};
 use crate::args::RelayArgs;
+use crate::descriptors::Room;
 use crate::exit::Failure;
-use crate::report::Report;
+use crate::inherited;
+use crate::report::{Report, counted};
 use crate::session::{
-    CutFlag, LIMIT_PAUSE, Opener, child_status, end_child, join, outcome, relay_options, turned_on,
+    Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
+    relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -24,13 +28,19 @@ use crate::workers::Workers;
 /// How long a child may take to end by itself after its pipes are closed, where its status counts.
 pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long connections get to end their children when the program was told twice to end.
+const AT_ONCE_PATIENCE: Duration = Duration::from_millis(250);
+
 /// How long connections that were cut get to say so.
 pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
     let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
-    let (cut, cut_flag) = flag::channel(false);
+    let (cut, cut_flag) = flag::channel(Cut::No);
+    for address in [&args.left, &args.right] {
+        inherited::check(address, &inherited)?;
+    }
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,
@@ -42,6 +52,7 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
         options: relay_options(&args.joining),
         report: Arc::clone(&report),
         cut: cut_flag,
+        serves_one: args.once || listener.is_none(),
     });
     let mut stopper = Stopper { signals, report: Arc::clone(&report), cut, drain: args.drain };
     let work = async {
@@ -82,13 +93,15 @@ struct Relay {
     options: RelayOptions,
     report: Arc<Report>,
     cut: CutFlag,
+    /// The program ends with the outcome of the one connection.
+    serves_one: bool,
 }
 
 /// Where the second channel of a connection comes from.
 #[derive(Debug)]
 enum RightSide {
     Connect { address: Address, opener: Opener },
-    Accept { listener: Listener },
+    Accept { listener: Listener, report: Arc<Report> },
 }
 
 impl RightSide {
@@ -98,7 +111,8 @@ impl RightSide {
         report: &Arc<Report>,
     ) -> Result<Self, Failure> {
         if args.right.is_listening() {
-            return Ok(Self::Accept { listener: listen(&args.right, inherited, report)? });
+            let listener = listen(&args.right, inherited, report)?;
+            return Ok(Self::Accept { listener, report: Arc::clone(report) });
         }
         let opener = Opener::new(&args.opening, inherited.clone(), report);
         Ok(Self::Connect { address: args.right.clone(), opener })
@@ -107,10 +121,16 @@ impl RightSide {
     async fn channel(&self) -> Result<Arc<dyn Channel>, Failure> {
         match self {
             Self::Connect { address, opener } => opener.open(address).await,
-            Self::Accept { listener } => {
-                let accepted = adapter::run(listener.accepting()).await.and_then(|result| result);
-                Ok(accepted.map_err(|error| Failure::io("accept", &error))?.channel)
-            }
+            Self::Accept { listener, report } => loop {
+                match adapter::run(listener.accepting()).await {
+                    Ok(Ok(accepted)) => return Ok(accepted.channel),
+                    Ok(Err(error)) if may_pass(&error) => {
+                        report.at_limit(format_args!("accept: {}", plain(&error)));
+                        tokio::time::sleep(LIMIT_PAUSE).await;
+                    }
+                    Ok(Err(error)) | Err(error) => return Err(Failure::io("accept", &error)),
+                }
+            },
         }
     }
 
@@ -122,7 +142,7 @@ impl RightSide {
     fn name(&self) -> String {
         match self {
             Self::Connect { address, .. } => address.to_string(),
-            Self::Accept { listener } => {
+            Self::Accept { listener, .. } => {
                 listener.local_addresses().first().map(Address::to_string).unwrap_or_default()
             }
         }
@@ -135,7 +155,9 @@ impl Relay {
         for end in ends {
             tokio::select! {
                 _ = child_status(&*end, CHILD_PATIENCE) => {}
-                () = turned_on(self.cut.clone()) => end_child(end).await,
+                () = turned_on(self.cut.clone()) => {
+                    end_child_in_time(end, self.cut.clone()).await
+                }
             }
         }
     }
@@ -148,19 +170,19 @@ impl Relay {
         self: Arc<Self>,
         left: Arc<dyn Channel>,
         peer: String,
-        _slot: Option<OwnedSemaphorePermit>,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Failure> {
         let connection = self.report.begin(peer, Arc::clone(&self.target));
         let right = tokio::select! {
             right = Box::pin(self.right.channel()) => right,
+            () = Box::pin(gone(&*left)), if slot.is_some() => Err(Failure::gone()),
             () = turned_on(self.cut.clone()) => Err(Failure::cut()),
         };
         let right = match right {
             Ok(right) => right,
             Err(failure) => {
                 let _ = left.close();
-                connection.failed(&failure);
-                return Err(failure);
+                return Err(connection.failed(failure, self.serves_one));
             }
         };
         let options = self.options.clone();
@@ -169,28 +191,26 @@ impl Relay {
             Ok(record) => {
                 let cut = record.end == End::Cut;
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
-                connection.ended(&record);
+                let result = connection.ended(&record, outcome(&record, &what));
                 if cut {
-                    Box::pin(end_children(ends)).await;
+                    Box::pin(end_children(ends, self.cut.clone())).await;
                     return Ok(());
                 }
-                outcome(&record, &what)?;
+                result?;
             }
             Err(error) => {
                 let failure = Failure::io("relay", &error);
-                connection.failed(&failure);
-                return Err(failure);
+                return Err(connection.failed(failure, self.serves_one));
             }
         }
         Box::pin(self.await_children(ends)).await;
+        drop(slot);
         Ok(())
     }
 }
 
-async fn end_children(ends: [Arc<dyn Channel>; 2]) {
-    for end in ends {
-        end_child(end).await;
-    }
+async fn end_children([left, right]: [Arc<dyn Channel>; 2], cut: CutFlag) {
+    tokio::join!(end_child_in_time(left, cut.clone()), end_child_in_time(right, cut));
 }
 
 /// Joins two channels that are both connected to.
@@ -217,7 +237,13 @@ async fn serve(
     stopper: &mut Stopper,
 ) -> Result<(), Failure> {
     let workers = Workers::start(args.threads).map_err(|error| Failure::io("threads", &error))?;
-    let limit = if args.once { 1 } else { args.max_connections };
+    let asked = if args.once { 1 } else { args.max_connections };
+    let room = Room::make(asked, &args.right, args.threads);
+    let limit = room.connections;
+    if let Some(files) = room.limited_by {
+        let connections = counted(limit.into(), "connection");
+        relay.report.detail(&format!("at most {connections} at a time at {files} open files"));
+    }
     let slots = Arc::new(Semaphore::new(limit as usize));
     let mut only = None;
     let start = |client: Accepted, slot: OwnedSemaphorePermit| {
@@ -238,6 +264,12 @@ async fn serve(
             Interruption::Turn => tokio::task::yield_now().await,
             Interruption::Enough => break,
             Interruption::NoSlot => {
+                if let Some(files) = room.limited_by {
+                    let full = counted(limit.into(), "connection");
+                    relay.report.at_limit(format_args!(
+                        "accept: no room for more than {full} at the limit of {files} open files"
+                    ));
+                }
                 tokio::select! {
                     slot = slots.acquire() => drop(slot),
                     _ = stopper.requested() => break,
@@ -245,7 +277,8 @@ async fn serve(
             }
             Interruption::Limit(error) => {
                 if let Some(error) = error {
-                    relay.report.at_limit("accept", &error);
+                    let live = counted(relay.report.live_count() as u64, "live connection");
+                    relay.report.at_limit(format_args!("accept: {} ({live})", plain(&error)));
                 }
                 tokio::select! {
                     () = tokio::time::sleep(LIMIT_PAUSE) => {}
@@ -281,7 +314,7 @@ async fn finished(job: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
 struct Stopper {
     signals: Signals,
     report: Arc<Report>,
-    cut: flag::Sender<bool>,
+    cut: flag::Sender<Cut>,
     drain: Duration,
 }
 
@@ -312,18 +345,26 @@ impl Stopper {
         let drained = tokio::time::sleep(self.drain);
         tokio::select! {
             result = &mut work => return result,
-            number = self.requested() => return Err(Failure::signal(number)),
+            number = self.requested() => return Err(self.at_once(work, number).await),
             () = drained => {}
         }
-        let live = self.report.live_count();
-        self.report.note(&format!("{live} connections cut after {:?} of draining", self.drain));
+        let live = counted(self.report.live_count() as u64, "connection");
+        self.report.note(&format!("{live} cut after {:?} of draining", self.drain));
         // Without receivers there is nothing left to cut.
-        let _ = self.cut.send(true);
+        let _ = self.cut.send(Cut::Politely);
         tokio::select! {
-            result = work => result,
-            number = self.requested() => Err(Failure::signal(number)),
+            result = &mut work => result,
+            number = self.requested() => Err(self.at_once(work, number).await),
             () = tokio::time::sleep(CUT_PATIENCE) => Ok(()),
         }
+    }
+
+    /// Ends what runs with just enough time for no child to be left behind.
+    async fn at_once(&self, work: impl Future, number: i32) -> Failure {
+        // Without receivers there is nothing left to cut.
+        let _ = self.cut.send(Cut::AtOnce);
+        let _ = tokio::time::timeout(AT_ONCE_PATIENCE, work).await;
+        Failure::signal(number)
     }
 }
 

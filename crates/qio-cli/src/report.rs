@@ -176,13 +176,19 @@ impl Report {
         }
     }
 
-    /// No descriptor could be had for a client; said once a period.
-    pub(crate) fn at_limit(&self, what: &str, error: &std::io::Error) {
+    /// Something that only those want to know who asked for more.
+    pub(crate) fn detail(&self, message: &str) {
+        if self.output.verbose {
+            self.note(message);
+        }
+    }
+
+    /// Clients have to wait for want of something; said once a period.
+    pub(crate) fn at_limit(&self, what: std::fmt::Arguments<'_>) {
         let mut last = self.limit_said.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= LIMIT_PERIOD) {
             *last = Some(Instant::now());
-            let live = self.live_count();
-            self.note(&format!("{what}: {} ({live} live connections, clients wait)", plain(error)));
+            self.note(&format!("{what}; further clients wait"));
         }
     }
 
@@ -213,7 +219,7 @@ impl Report {
             }
             return;
         }
-        let mut text = format!("{} live connections", live.len());
+        let mut text = counted(live.len() as u64, "live connection");
         for (id, live) in &*live {
             let (sent, received) = counts(live.progress.as_deref());
             let age = live.who.started.elapsed().as_secs();
@@ -249,6 +255,12 @@ impl Report {
     }
 }
 
+/// "1 connection", "2 connections".
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// Prints one line on standard error; a closed one is no reason to fail.
 pub(crate) fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(format!("qio: {text}\n").as_bytes());
@@ -262,8 +274,13 @@ impl Connection {
         }
     }
 
-    /// The connection ended with a record.
-    pub(crate) fn ended(&self, record: &Record) {
+    /// The connection ended with a record, which says what `result` says: a failure that was said
+    /// is not said again.
+    pub(crate) fn ended(
+        &self,
+        record: &Record,
+        result: Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let report = &self.report;
         report.live().remove(&self.id);
         report.served.fetch_add(1, Ordering::Relaxed);
@@ -271,16 +288,18 @@ impl Connection {
         report.moved.fetch_add(bytes, Ordering::Relaxed);
         if report.output.json {
             report.json(&self.event(record));
-        } else if report.output.verbose {
-            report.line(&self.text(record));
-        } else if record.lost() > 0 {
+        } else if report.output.verbose || record.lost() > 0 {
             // A loss is never silent.
             report.line(&self.text(record));
+        } else {
+            return result;
         }
+        result.map_err(Failure::said)
     }
 
-    /// The other side could not be had.
-    pub(crate) fn failed(&self, failure: &Failure) {
+    /// The other side could not be had, or the connection not be served; `last` when the program
+    /// ends with that, and says it then.
+    pub(crate) fn failed(&self, failure: Failure, last: bool) -> Failure {
         let error = failure.message().unwrap_or("failed");
         let report = &self.report;
         if report.output.json {
@@ -291,9 +310,13 @@ impl Connection {
                 duration_s: self.who.started.elapsed().as_secs_f64(),
                 error,
             });
-        } else {
+        } else if last {
+            return failure;
+        } else if !failure.is_limit() || report.output.verbose {
+            // What has been said for many once is not said again for each.
             report.line(&format!("{}: {error}", self.who.peer));
         }
+        failure.said()
     }
 
     fn text(&self, record: &Record) -> String {
@@ -307,15 +330,15 @@ impl Connection {
             record.duration.as_secs_f64(),
             ending(record),
         );
-        let mut part = |what: &str, count: u64| {
+        let mut part = |count: u64, what: &str, fate: &str| {
             if count > 0 {
-                let _ = write!(text, ", {count} {what}");
+                let _ = write!(text, ", {} {fate}", counted(count, what));
             }
         };
-        part("bytes spliced", there.spliced + back.spliced);
-        part("bytes LOST", record.lost());
-        part("descriptors passed", there.fds_passed + back.fds_passed);
-        part("descriptors dropped", there.fds_dropped + back.fds_dropped);
+        part(there.spliced + back.spliced, "byte", "spliced");
+        part(record.lost(), "byte", "LOST");
+        part(there.fds_passed + back.fds_passed, "descriptor", "passed");
+        part(there.fds_dropped + back.fds_dropped, "descriptor", "dropped");
         text
     }
 

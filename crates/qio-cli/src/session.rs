@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::future::pending;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use qio::error::plain;
 use qio::net::{Connect, ConnectOptions, Inherited, is_descriptor_limit};
 use qio::relay::{End, HalfClose, Record, Relay, RelayOptions};
 use qio::transport::Child;
 use qio::watch::{self, PollSet, Steps};
-use qio::{Address, Channel, ChannelExt, Features, Mode};
+use qio::{Address, Channel, ChannelExt, Features, Interest, Mode, ReadFlags, Readiness};
 use qio_adapters::tokio as adapter;
 use tokio::sync::watch as flag;
 
@@ -23,7 +24,17 @@ use crate::exit::Failure;
 use crate::report::{Connection, Report, ending};
 
 /// Turned on when connections are to be cut.
-pub(crate) type CutFlag = flag::Receiver<bool>;
+pub(crate) type CutFlag = flag::Receiver<Cut>;
+
+/// Whether connections are to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cut {
+    No,
+    /// Children may clean up.
+    Politely,
+    /// The program ends in a moment.
+    AtOnce,
+}
 
 /// Opens an address that is connected to, with retries.
 #[derive(Debug)]
@@ -86,10 +97,11 @@ impl Opener {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(error)) => {
                     // A client that got the last descriptor waits for the next one.
-                    if let Some(limit) = descriptor_limit(&error)
-                        && until.is_none_or(|until| Instant::now() < until)
-                    {
-                        self.report.at_limit("connect", limit);
+                    if let Some(limit) = descriptor_limit(&error) {
+                        self.report.at_limit(format_args!("connect {address}: {}", plain(limit)));
+                        if until.is_some_and(|until| Instant::now() >= until) {
+                            return Err(Failure::from(error).at_limit());
+                        }
                         self.starve().await;
                         continue;
                     }
@@ -178,9 +190,41 @@ async fn join_in_thread(
     Ok(record)
 }
 
+/// Returns when a client has gone that waits for its other side, and has left nothing behind.
+///
+/// A client that has only ended its side (or a TCP client that has, as far as anybody can tell)
+/// is waiting for an answer.
+pub(crate) async fn gone(client: &dyn Channel) {
+    loop {
+        tokio::time::sleep(LOOK_PERIOD).await;
+        let mut set = PollSet::new();
+        let _ = client.watch(Interest::READ, &mut set);
+        let now = Instant::now();
+        let broken = Readiness::HANGUP | Readiness::ERROR;
+        let is_broken = |set: &PollSet| set.legs().iter().any(|leg| leg.fired().intersects(broken));
+        if set.legs().is_empty() || set.poll(Some(now)).is_err() || !is_broken(&set) {
+            continue;
+        }
+        let flags = ReadFlags::PEEK | ReadFlags::NONBLOCK;
+        match client.read_with(&mut [IoSliceMut::new(&mut [0])], flags, None) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            // What it has sent is delivered.
+            _ => {}
+        }
+    }
+}
+
+/// How often to look whether a waiting client is still there: a hang-up alone wakes nobody.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+
 /// Returns when the flag is turned on; never when its owner is gone.
-pub(crate) async fn turned_on(mut cut: CutFlag) {
-    if cut.wait_for(|&on| on).await.is_err() {
+pub(crate) async fn turned_on(cut: CutFlag) {
+    reached(cut, Cut::Politely).await;
+}
+
+async fn reached(mut cut: CutFlag, urgency: Cut) {
+    if cut.wait_for(|&now| now >= urgency).await.is_err() {
         pending().await
     }
 }
@@ -192,7 +236,13 @@ pub(crate) fn outcome(record: &Record, what: &str) -> Result<(), Failure> {
             Err(Failure::timeout(format!("{what}: {}", ending(record))))
         }
         (End::Cut, _) | (_, None) => Ok(()),
-        (_, Some(error)) => Err(Failure::io(what, error)),
+        (_, Some(error)) => {
+            let failure = Failure::io(what, error);
+            let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+            let refused = record.left_to_right.error.as_ref().is_some_and(broken);
+            let only = record.right_to_left.error.is_none();
+            Err(if refused && only { failure.refused() } else { failure })
+        }
     }
 }
 
@@ -204,6 +254,30 @@ pub(crate) async fn end_child(channel: Arc<dyn Channel>) {
         let _ = tokio::task::spawn_blocking(ladder).await;
     }
 }
+
+/// The same, for as long as `cut` leaves time to it.
+pub(crate) async fn end_child_in_time(channel: Arc<dyn Channel>, cut: CutFlag) {
+    if channel.find::<Child>().is_none() {
+        return;
+    }
+    tokio::select! {
+        () = end_child(Arc::clone(&channel)) => return,
+        () = reached(cut, Cut::AtOnce) => {}
+    }
+    // The request to end was sent before, or is sent now.
+    let asked = end_child(Arc::clone(&channel));
+    if tokio::time::timeout(LAST_GRACE, asked).await.is_err()
+        && let Some(child) = channel.find::<Child>()
+    {
+        // A child that cannot be signalled any more needs no signal.
+        let _ = child.kill();
+        // Not left to others as a zombie.
+        let _ = child_status(&*channel, LAST_GRACE).await;
+    }
+}
+
+/// How long a child may clean up when the program was told twice to end.
+const LAST_GRACE: Duration = Duration::from_millis(100);
 
 /// How long a child may clean up after SIGTERM.
 const CHILD_GRACE: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
-use crate::session::{Opener, child_status, end_child, join, outcome, relay_options};
+use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
 use crate::stop::{Signals, Wish};
 
 pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
@@ -46,16 +46,19 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
             return Err(Failure::signal(number));
         }
     };
-    match (failure, status.and_then(Failure::of_child)) {
-        (None, None) => Ok(()),
-        (Some(failure), None) => Err(failure),
-        (failure, Some(of_child)) => {
+    let succeeded = status.is_some_and(|status| status.success());
+    let of_child = status.and_then(Failure::of_child);
+    match failure {
+        None => of_child.map_or(Ok(()), Err),
+        // A child that ended well has read as much as it wanted.
+        Some(failure) if of_child.is_some() || (succeeded && failure.is_refused()) => {
             // Its status is not the whole story.
-            if let Some(message) = failure.as_ref().and_then(Failure::message) {
+            if let Some(message) = failure.message() {
                 report.note(message);
             }
-            Err(of_child)
+            of_child.map_or(Ok(()), Err)
         }
+        Some(failure) => Err(failure),
     }
 }
 
@@ -129,18 +132,18 @@ impl Terminal {
             options = options.ends_with(Some(Side::Right));
         }
         let connection = report.begin("-".to_owned(), target.into());
-        let (cut, cut_flag) = flag::channel(false);
+        let (cut, cut_flag) = flag::channel(Cut::No);
         let joined = join(Arc::new(self.channel), channel, options, &connection, cut_flag);
         tokio::pin!(joined);
         let record = tokio::select! {
             record = &mut joined => record,
             number = stop(signals, report) => {
-                let _ = cut.send(true);
+                let _ = cut.send(Cut::Politely);
                 // What it did until then is said; not even that is waited for for ever.
                 let record = tokio::time::timeout(CUT_PATIENCE, joined).await;
                 report.finish();
                 if let Ok(Ok(record)) = record {
-                    connection.ended(&record);
+                    let _ = connection.ended(&record, Ok(()));
                 }
                 return Err(Failure::signal(number));
             }
@@ -148,11 +151,7 @@ impl Terminal {
         };
         report.finish();
         match record {
-            Ok(record) => {
-                let result = outcome(&record, target);
-                connection.ended(&record);
-                result
-            }
+            Ok(record) => connection.ended(&record, outcome(&record, target)),
             Err(error) => Err(Failure::io(target, &error)),
         }
     }

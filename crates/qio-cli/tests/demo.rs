@@ -31,8 +31,32 @@ fn its_result_can_be_had_as_json() {
     for hop in hops {
         assert_eq!((&hop["there"], &hop["back"]), (&result["bytes"], &result["bytes"]), "{hop}");
     }
-    let spliced: u64 = hops.iter().map(|hop| hop["spliced"].as_u64().unwrap()).sum();
-    assert!(spliced > 0, "none of it was spliced: {result}");
+}
+
+#[test]
+fn its_commands_can_be_typed_where_they_are_shown() {
+    let own = format!("  {} relay listen:unix:", common::QIO);
+    for there in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        // The demonstration runs it.
+        std::os::unix::fs::symlink("/bin/cat", folder.path().join("cat")).unwrap();
+        if there {
+            std::fs::write(folder.path().join("qio"), "").unwrap();
+        }
+        let outcome = run(qio(["demo", "--size", "1"]).env("PATH", folder.path()), b"");
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        let line = if there { "  qio relay listen:unix:" } else { &*own };
+        assert!(outcome.text().contains(line), "{}", outcome.text());
+    }
+}
+
+#[test]
+fn a_folder_that_does_not_exist_is_named() {
+    let outcome = run(qio(["demo", "--size", "1"]).env("TMPDIR", "/nonexistent"), b"");
+    let line = outcome.complaint();
+    assert!(line.starts_with("demo: create /nonexistent/qio-demo-"), "{line}");
+    assert!(line.ends_with(": no such file or directory"), "{line}");
+    assert_eq!(outcome.status, 1);
 }
 
 #[test]

@@ -60,6 +60,51 @@ fn bound_port() -> std::net::SocketAddr {
 }
 
 #[test]
+fn a_failure_is_said_once() {
+    let socket = bound_port();
+    let right = format!("tcp://{socket}");
+    let refused = format!("connect tcp://{socket}: connection refused (nothing listens there)");
+    fails(&["relay", "null:", &right], 4, &refused);
+    fails(&["relay", "-v", "null:", &right], 4, &refused);
+    let outcome = run(&mut qio(["relay", "--json", "null:", &right]), b"");
+    let event: serde_json::Value = serde_json::from_str(&outcome.stderr).unwrap();
+    assert_eq!((&event["event"], &event["error"]), (&"failed".into(), &refused.as_str().into()));
+    assert_eq!(outcome.status, 4);
+
+    for json in [false, true] {
+        let mut command = qio(["relay", "--once", "listen:tcp://127.0.0.1:0", &right]);
+        command.args(json.then_some("--json")).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut relay = common::Running::start(&mut command);
+        let address = match json {
+            true => relay.event("listening")["address"].as_str().unwrap().to_owned(),
+            false => relay.line().strip_prefix("qio: listening on ").unwrap().to_owned(),
+        };
+        let _client = common::dial(&address);
+        let (status, lines) = relay.rest();
+        assert_eq!((status, lines.len()), (4, 1), "{lines:?}");
+        assert!(lines[0].contains(&refused), "{lines:?}");
+    }
+
+    for option in [None, Some("--json"), Some("-v")] {
+        let mut command = qio(["connect", "exec:cat /dev/zero"]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        // Fuller than full: more was read than fits.
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+        command.args(option).stdin(Stdio::null()).stdout(writer);
+        let mut connect = common::Running::start(&mut command);
+        drop(command);
+        common::eventually("the pipe is full", || {
+            rustix::io::ioctl_fionread(&reader).unwrap() >= 4096
+        });
+        drop(reader);
+        let line = connect.line();
+        assert!(line.contains("broken pipe"), "{line}");
+        let (_, rest) = connect.rest();
+        assert!(rest.is_empty(), "{option:?}: {line:?} {rest:?}");
+    }
+}
+
+#[test]
 fn an_unresolvable_name_has_a_status_of_its_own() {
     let outcome = run(&mut qio(["connect", "tcp://nosuch.invalid:80"]), b"");
     let line = outcome.complaint();
@@ -107,6 +152,10 @@ fn a_unix_socket_in_use_is_said_to_be_and_a_file_is_left_alone() {
 #[test]
 fn a_descriptor_that_was_not_inherited_cannot_be_used() {
     let outcome = run(&mut qio(["connect", "fd:99"]), b"");
+    assert!(outcome.complaint().starts_with("connect fd:99: no descriptor 99 "), "{outcome:?}");
+    assert_eq!(outcome.status, 4);
+    // Not only when the first client has come.
+    let outcome = run(&mut qio(["relay", "listen:tcp://127.0.0.1:0", "fd:99"]), b"");
     assert!(outcome.complaint().starts_with("connect fd:99: no descriptor 99 "), "{outcome:?}");
     assert_eq!(outcome.status, 4);
 }

@@ -7,6 +7,7 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -150,6 +151,63 @@ fn a_server_that_comes_up_later_is_reached_with_retries() {
 }
 
 #[test]
+fn a_client_that_goes_gives_its_slot_back_while_the_other_side_is_being_opened() {
+    let (_fd, port) = refusing_port();
+    let refusing = format!("tcp://{port}");
+    for right in [&*refusing, "listen:tcp://127.0.0.1:0"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q");
+        let left = format!("listen:unix:{}", path.display());
+        let arguments = ["--max-connections", "1", "--retry", "1000", &left, right];
+        let (mut relay, _) = Running::relay(&arguments);
+        for id in 1..=2 {
+            let client = UnixStream::connect(&path).unwrap();
+            if id == 2 && right == refusing {
+                // It has ended its side, and is still there.
+                client.shutdown(Shutdown::Write).unwrap();
+                let patience = Duration::from_millis(1200);
+                client.set_read_timeout(Some(patience)).unwrap();
+                let error = (&client).read(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            }
+            drop(client);
+            let failed = relay.event("failed");
+            assert_eq!(failed["id"], id);
+            assert_eq!(failed["error"], "the client has gone before there was another side");
+        }
+    }
+    // A TCP client that resets its connection is known to have gone.
+    let (mut relay, address) =
+        Running::relay(&["--retry", "1000", "listen:tcp://127.0.0.1:0", &refusing]);
+    let client = dial(&address);
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    relay.event("failed");
+}
+
+#[test]
+fn what_a_client_left_behind_is_delivered_when_the_other_side_comes_up() {
+    let (fd, port) = refusing_port();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q");
+    let left = format!("listen:unix:{}", path.display());
+    let right = format!("tcp://{port}");
+    let (mut relay, _) = Running::relay(&["--once", "--retry", "1000", &left, &right]);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"note").unwrap();
+    drop(client);
+    // More than two looks at the client.
+    thread::park_timeout(Duration::from_millis(1200));
+    rustix::net::listen(&fd, 1).unwrap();
+    let (mut server, _) = std::net::TcpListener::from(fd).accept().unwrap();
+    let mut text = [0; 4];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"note");
+    drop(server);
+    relay.event("connection");
+}
+
+#[test]
 fn a_signal_ends_a_retry_at_once() {
     let (_fd, port) = refusing_port();
     let mut connect = Running::start(
@@ -205,6 +263,53 @@ fn a_listener_without_a_client_ends_at_its_timeout() {
 }
 
 #[test]
+fn at_the_limit_of_open_files_as_many_are_served_as_fit_and_none_starves() {
+    for (right, fit) in [(&*serve(echo), 3), ("exec:cat", 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q");
+        // Descriptors that the test itself inherited are not the subject.
+        let script = format!(
+            "for fd in /proc/$$/fd/*; do fd=${{fd##*/}}; [ $fd -lt 3 ] || eval \"exec $fd>&-\"; done; \
+             ulimit -n 24; exec {} relay -v listen:unix:{} {right}",
+            common::QIO,
+            path.display()
+        );
+        let mut command = Command::new("bash");
+        let command = command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut relay = Running::start(command);
+        assert!(relay.line().starts_with("qio: listening on "));
+        let line = relay.line();
+        assert!(line.starts_with("qio: at most ") && line.ends_with(" at 24 open files"), "{line}");
+        let clients: Vec<_> = (0..40)
+            .map(|number| {
+                let mut client = UnixStream::connect(&path).unwrap();
+                client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+                client.write_all(&[number]).unwrap();
+                client
+            })
+            .collect();
+        // So many are served at the same time, the others when these have gone.
+        for (number, client) in clients.iter().take(fit).enumerate() {
+            let mut byte = [0];
+            (&mut &*client).read_exact(&mut byte).unwrap();
+            assert_eq!(usize::from(byte[0]), number);
+        }
+        for (number, mut client) in clients.into_iter().enumerate() {
+            if number >= fit {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                assert_eq!(usize::from(byte[0]), number);
+            }
+        }
+        relay.signal(rustix::process::Signal::TERM);
+        let (status, lines) = relay.rest();
+        assert_eq!(status, 0, "{lines:?}");
+        let others: Vec<_> = lines.iter().filter(|line| !line.contains("ended by")).collect();
+        assert!(others.len() == 1 && others[0].contains("further clients wait"), "{others:?}");
+    }
+}
+
+#[test]
 fn at_the_limit_of_open_files_clients_wait_and_nothing_spins() {
     let script = format!(
         "ulimit -n 64; exec {} relay --json listen:tcp://127.0.0.1:0 {}",
@@ -215,7 +320,10 @@ fn at_the_limit_of_open_files_clients_wait_and_nothing_spins() {
     let mut clients: Vec<_> = (0..60).map(|_| dial(&address)).collect();
     let note = relay.event("note");
     let message = note["message"].as_str().unwrap();
-    assert!(message.contains("too many open files") && message.contains("clients wait"), "{note}");
+    assert!(
+        message.contains("at the limit of 64 open files") && message.contains("clients wait"),
+        "{note}"
+    );
 
     let (sleeps, work) = relay.effort();
     let start = Instant::now();

@@ -130,6 +130,36 @@ fn a_terminated_child_is_not_left_behind() {
 }
 
 #[test]
+fn a_second_signal_leaves_no_child_behind() {
+    // The second one does not care for SIGTERM.
+    for script in ["echo $$; exec sleep 5151", "trap \"\" TERM; echo $$; exec sleep 5152"] {
+        for arguments in [&["--drain", "60s"], &["--drain", "50ms"]] {
+            let right = format!("exec:sh -c '{script}'");
+            let (mut relay, address) = Running::relay(
+                &[arguments.as_slice(), &["listen:tcp://127.0.0.1:0", &right]].concat(),
+            );
+            let mut client = dial(&address);
+            let mut pid = [0; 32];
+            let n = client.read(&mut pid).unwrap();
+            let pid: i32 = std::str::from_utf8(&pid[..n]).unwrap().trim().parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            relay.signal(Signal::TERM);
+            if arguments[1] == "60s" {
+                eventually("the listener is gone", || {
+                    TcpStream::connect(socket_address(&address)).is_err()
+                });
+            } else {
+                relay.event("note");
+            }
+            relay.signal(Signal::TERM);
+            let status = relay.wait();
+            assert!(status == 143 || (arguments[1] == "50ms" && status == 0), "{status}");
+            eventually("the child has ended", || rustix::process::test_kill_process(pid).is_err());
+        }
+    }
+}
+
+#[test]
 fn sigusr1_prints_the_live_connections() {
     let (mut relay, address) = Running::relay(&["listen:tcp://127.0.0.1:0", "echo:"]);
     let client = dial(&address);
@@ -147,7 +177,7 @@ fn sigusr1_prints_the_live_connections() {
     let client = dial(&address);
     ping(&client);
     relay.signal(Signal::USR1);
-    assert_eq!(relay.line(), "qio: 1 live connections");
+    assert_eq!(relay.line(), "qio: 1 live connection");
     let line = relay.line();
     assert!(line.starts_with("  #1 tcp://127.0.0.1:") && line.contains("4 B sent"), "{line}");
     drop(client);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::{PATIENCE, Running, dial, echo, eventually, is_installed, noise, qio, run, serve};
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 fn through_a_chain(bytes: usize) {
@@ -157,6 +157,8 @@ fn closed_standard_streams_are_no_reason_to_panic() {
         ("$QIO connect $SERVER <&- >&- 2>&-", 0),
         ("$QIO connect file:/nonexistent 2>&- >&-", 4),
         ("$QIO --help >&-", 0),
+        ("$QIO --help >/dev/full", 1),
+        ("$QIO --help | true", 0),
         ("$QIO nosuch 2>&-", 2),
         ("echo abc | $QIO connect -v $SERVER 2>&-", 0),
     ] {
@@ -208,7 +210,7 @@ impl Pty {
         unlockpt(&master).unwrap();
         let path = ptsname(&master, Vec::new()).unwrap();
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let slave = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
+        let slave = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
         let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&slave, size).unwrap();
         let master = File::from(master);
@@ -396,6 +398,30 @@ fn an_error_is_said_although_the_status_is_that_of_the_program() {
     // cat dies of SIGPIPE, and the shell goes on.
     assert_eq!(status, 6);
     assert!(lines.iter().any(|line| line.contains("broken pipe")), "{lines:?}");
+}
+
+#[test]
+fn a_program_that_has_read_enough_decides_the_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    rustix::fs::mknodat(rustix::fs::CWD, &gate, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    for status in [0, 3] {
+        let script = format!("read go <{}; read line; echo $line; exit {status}", gate.display());
+        let (mut writer, input) = pipe();
+        let mut command = qio(["connect", &format!("exec:sh -c '{script}'")]);
+        let mut connect = Running::start(command.stdin(input).stdout(Stdio::piped()));
+        // More than the pipe of the program holds: the rest is in the hands of qio.
+        writer.write_all(&b"y\n".repeat(40 * 1024)).unwrap();
+        eventually("all has been read", || rustix::io::ioctl_fionread(&writer).unwrap() == 0);
+        fs::write(&gate, "go\n").unwrap();
+        let mut text = String::new();
+        connect.child().stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "y\n");
+        let (ended, lines) = connect.rest();
+        assert_eq!(ended, status, "{lines:?}");
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        assert!(line.contains("broken pipe") && line.contains("LOST"), "{line}");
+    }
 }
 
 /// A pipe that is full with the first page.
