@@ -39,11 +39,12 @@ mod tests {
     use super::*;
     use crate::channel::Base;
 
+    /// The two directions apart, of which a channel without either has both.
     #[test]
     fn a_feature_that_is_set_alone_is_the_only_one() {
         for (name, feature) in Features::all().iter_names() {
             let base = Base::new("test", feature);
-            for (other, flag) in Features::all().iter_names() {
+            for (other, flag) in (Features::all() - Features::DUPLEX).iter_names() {
                 assert_eq!(base.features().contains(flag), name == other, "{name}, {other}");
             }
         }

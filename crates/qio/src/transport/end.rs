@@ -40,8 +40,8 @@ pub(super) struct End {
     kind: Kind,
     ownership: Ownership,
     slot: Slot,
-    /// The descriptor of a terminal that was opened anew, so that its number stays taken.
-    shared: Option<OwnedFd>,
+    /// The descriptor of a terminal that was opened anew. Its number stays taken until the close.
+    shared: Option<Slot>,
     poller: Mutex<Poller>,
     /// Waits for the other side to go, and for nothing else.
     farewell: Mutex<Poller>,
@@ -86,7 +86,7 @@ impl End {
             && let Some(own) = terminal::reopen(fd.as_fd(), direction)
         {
             let mut end = Self::with_kind(own, direction, Ownership::Exclusive, kind);
-            end.shared = Some(fd);
+            end.shared = Some(Slot::new(fd));
             return Ok(end);
         }
         Ok(Self::with_kind(fd, direction, ownership, kind))
@@ -268,6 +268,7 @@ impl End {
     pub(super) fn close(&self) -> Result<()> {
         let (mut poller, mut farewell) = (lock(&self.poller), lock(&self.farewell));
         let Some(fd) = self.slot.take() else { return Ok(()) };
+        drop(self.shared.as_ref().and_then(Slot::take));
         for poller in [&mut *poller, &mut *farewell] {
             if let Poller::Watching(epoll) = std::mem::replace(poller, Poller::Closed) {
                 // Where other processes share the open file, closing our descriptor would leave it
