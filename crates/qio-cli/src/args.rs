@@ -108,7 +108,8 @@ pub(crate) struct RelayArgs {
     /// Serve one client, then end with its outcome
     #[arg(long)]
     pub(crate) once: bool,
-    /// Serve at most N clients at a time; further ones wait in the backlog
+    /// Serve at most N clients at a time, fewer where the limit of open files demands it; further
+    /// ones wait in the backlog
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: u32,
     /// Use N threads, each with an event loop of its own

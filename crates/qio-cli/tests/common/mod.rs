@@ -263,6 +263,8 @@ pub fn dial(address: &str) -> TcpStream {
 /// Serves each client of a new TCP port in a thread, and gives its address.
 pub fn serve<F: Fn(TcpStream) + Clone + Send + 'static>(serve: F) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // The standard library's 128 would drop clients when a thousand come at once.
+    rustix::net::listen(&listener, 4096).unwrap();
     let address = format!("tcp://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
