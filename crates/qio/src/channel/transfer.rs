@@ -18,21 +18,18 @@ pub(super) fn read_op<C: Channel + ?Sized>(channel: &C, op: &mut ReadOp<'_, '_>)
 }
 
 #[cold]
-pub(super) fn read_blocking<C: Channel + ?Sized>(
+#[inline(never)]
+fn read_blocking<C: Channel + ?Sized>(
     channel: &C,
     op: &mut ReadOp<'_, '_>,
-    mut error: Error,
+    error: Error,
 ) -> Result<usize> {
     let may_wait =
         !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
-    while may_wait && error.kind() == ErrorKind::WouldBlock {
-        wait(channel.as_channel(), Interest::READ, None)?;
-        match channel.try_read(op) {
-            Ok(n) => return Ok(n),
-            Err(again) => error = again,
-        }
+    if !may_wait {
+        return Err(error);
     }
-    Err(error)
+    wait_and_repeat(channel.as_channel(), Interest::READ, |channel| channel.try_read(op))
 }
 
 /// One write; waits for it in blocking mode when the channel's own attempt does not.
@@ -48,21 +45,18 @@ pub(super) fn write_op<C: Channel + ?Sized>(
 }
 
 #[cold]
-pub(super) fn write_blocking<C: Channel + ?Sized>(
+#[inline(never)]
+fn write_blocking<C: Channel + ?Sized>(
     channel: &C,
     op: &mut WriteOp<'_, '_>,
-    mut error: Error,
+    error: Error,
 ) -> Result<usize> {
     let may_wait =
         !op.flags().contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
-    while may_wait && error.kind() == ErrorKind::WouldBlock {
-        wait(channel.as_channel(), Interest::WRITE, None)?;
-        match channel.try_write(op) {
-            Ok(n) => return Ok(n),
-            Err(again) => error = again,
-        }
+    if !may_wait {
+        return Err(error);
     }
-    Err(error)
+    wait_and_repeat(channel.as_channel(), Interest::WRITE, |channel| channel.try_write(op))
 }
 
 /// What is left to do after a first attempt that did not bring everything.
@@ -129,17 +123,32 @@ pub(super) fn write_rest(
     Ok(())
 }
 
-/// Repeats one attempt until it is anything but would-block, waiting in between.
+/// Makes one attempt, and repeats it until it is anything but would-block, waiting in between.
 pub(super) fn progress_or_wait(
     channel: &dyn Channel,
     interest: Interest,
     mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
 ) -> Result<usize> {
+    match attempt(channel) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            wait_and_repeat(channel, interest, attempt)
+        }
+        result => result,
+    }
+}
+
+/// The same after an attempt that would have blocked.
+#[cold]
+#[inline(never)]
+fn wait_and_repeat(
+    channel: &dyn Channel,
+    interest: Interest,
+    mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
+) -> Result<usize> {
     loop {
+        wait(channel, interest, None)?;
         match attempt(channel) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait(channel, interest, None)?;
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             result => return result,
         }
     }
