@@ -19,7 +19,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// `Display` leaves out what other errors say, as is usual for errors with a
 /// [`source`](StdError::source), and the hint: `connect tcp://127.0.0.78:9`. Where the reason is no
 /// other error, as for an address that makes no sense, it is part of the text:
-/// `parse tcp://h:80a: port "80a" is not a number from 0 to 65535`.
+/// `parse tcp://h:80a: port "80a" is not a number from 0 to 65535, nor a service`.
 ///
 /// ```
 /// let error = "nul:".parse::<qio::Address>().unwrap_err();

@@ -16,7 +16,7 @@ use super::dial::family;
 use super::listener::Bound;
 use super::options::ListenOptions;
 use super::port_owner;
-use super::resolver::Resolve;
+use super::resolver::{Lookup, Resolve};
 use super::tuning::Tuning;
 use crate::error::{Class, Error, Result};
 use crate::watch::{PollSet, Steps, waiter};
@@ -24,11 +24,11 @@ use crate::watch::{PollSet, Steps, waiter};
 /// The addresses of a host, waited for.
 pub(crate) fn resolve(
     text: &str,
-    (host, port): (&str, u16),
+    lookup: Lookup,
     options: &ListenOptions,
 ) -> Result<VecDeque<SocketAddr>> {
     let deadline = options.timeout.and_then(|limit| Instant::now().checked_add(limit));
-    let mut resolve = Resolve::new(host, port);
+    let mut resolve = Resolve::new(lookup);
     let mut set = PollSet::new();
     loop {
         let now = Instant::now();

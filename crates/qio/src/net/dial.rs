@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::connect::OpeningSteps;
-use super::resolver::Resolve;
+use super::resolver::{Lookup, Resolve};
 use super::tuning::Tuning;
 use crate::channel::Channel;
 use crate::error::{Error, Result, plain};
@@ -51,7 +51,7 @@ struct Failures(Vec<(SocketAddr, io::Error)>);
 impl Dial {
     pub(crate) fn new(
         address: &str,
-        (host, port): (&str, u16),
+        lookup: Lookup,
         tuning: Tuning,
         deadline: Option<Instant>,
     ) -> Self {
@@ -59,7 +59,7 @@ impl Dial {
             address: address.to_owned(),
             tuning,
             deadline,
-            resolving: Some(Resolve::new(host, port)),
+            resolving: Some(Resolve::new(lookup)),
             waiting: VecDeque::new(),
             current: None,
             failures: Vec::new(),
@@ -245,7 +245,7 @@ mod tests {
 
     fn dial(peers: &[SocketAddr]) -> Dial {
         let tuning = Tuning::of(&Address::tcp("x", 1));
-        let mut dial = Dial::new("tcp://x:1", ("127.0.0.1", 1), tuning, None);
+        let mut dial = Dial::new("tcp://x:1", Lookup::new("127.0.0.1", "1"), tuning, None);
         dial.resolving = None;
         dial.waiting = peers.iter().copied().collect();
         dial

@@ -5,7 +5,25 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use super::address::{Address, Refusal};
+use super::address::{Address, Refusal, Value};
+use super::scheme::OptionInfo;
+
+/// The options of TCP sockets.
+pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
+    OptionInfo::new("nodelay", Value::Switch, "send small writes at once (TCP_NODELAY)")
+        .default("on"),
+    OptionInfo::new("keep-alive", Value::Switch, "notice a dead peer by probing it").default("on"),
+    OptionInfo::new("keep-alive-idle", Value::Duration, "silence before the first probe")
+        .default("60s"),
+    OptionInfo::new("keep-alive-interval", Value::Duration, "time between two probes")
+        .default("10s"),
+    OptionInfo::new(
+        "keep-alive-count",
+        Value::Count { from: 1, to: 127 },
+        "unanswered probes after which the peer is dead",
+    )
+    .default("6"),
+];
 
 /// What is set on every TCP socket, connected or accepted.
 #[derive(Clone, Copy, Debug)]

@@ -127,22 +127,22 @@ impl OptionInfo {
         }
     }
 
-    const fn new(name: &'static str, value: Value, help: &'static str) -> Self {
+    pub(super) const fn new(name: &'static str, value: Value, help: &'static str) -> Self {
         let applies = Applies::Everywhere;
         Self { name, value, default: None, applies, repeatable: false, help }
     }
 
-    const fn default(mut self, default: &'static str) -> Self {
+    pub(super) const fn default(mut self, default: &'static str) -> Self {
         self.default = Some(default);
         self
     }
 
-    const fn only(mut self, applies: Applies) -> Self {
+    pub(super) const fn only(mut self, applies: Applies) -> Self {
         self.applies = applies;
         self
     }
 
-    const fn repeatable(mut self) -> Self {
+    pub(super) const fn repeatable(mut self) -> Self {
         self.repeatable = true;
         self
     }
@@ -162,6 +162,33 @@ impl Applies {
             Self::Listen => role == Role::Listen,
         }
     }
+}
+
+/// How many options the parts have together.
+const fn count(parts: &[&[OptionInfo]]) -> usize {
+    let (mut total, mut part) = (0, 0);
+    while part < parts.len() {
+        total += parts[part].len();
+        part += 1;
+    }
+    total
+}
+
+/// One list of options from several, for those that schemes share:
+/// `&join::<{ count(PARTS) }>(PARTS)`.
+const fn join<const N: usize>(parts: &[&[OptionInfo]]) -> [OptionInfo; N] {
+    let mut all = [parts[0][0]; N];
+    let (mut at, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut option = 0;
+        while option < parts[part].len() {
+            all[at] = parts[part][option];
+            at += 1;
+            option += 1;
+        }
+        part += 1;
+    }
+    all
 }
 
 /// The only word of the target as a path that the kernel can take.
