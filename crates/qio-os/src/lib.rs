@@ -9,6 +9,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod account;
 mod block;
 mod capability;
 mod close;
@@ -19,6 +20,7 @@ mod peer;
 mod sigpipe;
 mod spawn;
 
+pub use account::{group_id, user_id};
 pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
