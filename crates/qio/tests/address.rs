@@ -52,6 +52,12 @@ fn good_addresses_are_written_in_one_way() {
         ("unix:%40name", "unix:%40name"),
         ("unix:./@name", "unix:./@name"),
         ("listen:unix:/x?mode=600&backlog=7", "listen:unix:/x?mode=600&backlog=7"),
+        ("unix:name?abstract", "unix:name?abstract"),
+        ("unix:@name?tight=off", "unix:@name?tight=off"),
+        ("unix:a%00b?abstract=on", "unix:a%00b?abstract=on"),
+        ("unix:/x?abstract=off", "unix:/x?abstract=off"),
+        ("listen:unix:", "listen:unix:"),
+        ("listen:unix:/x?user=0&group=www-data", "listen:unix:/x?user=0&group=www-data"),
         ("unix:/a%3Fb%25c%0a", "unix:/a%3Fb%25c%0A"),
         ("unix:/%C3%BC%FF", "unix:/ü%FF"),
         ("file:a&b=c", "file:a&b=c"),
@@ -145,6 +151,14 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("unix:/a%zz", "\"%zz\" is no escape (% and two hexadecimal digits are one byte; a % itself is written %25)".into()),
         ("unix:/a%4", "\"%4\" is no escape (% and two hexadecimal digits are one byte; a % itself is written %25)".into()),
         ("unix:@", "there is no name behind the @".into()),
+        ("unix:?abstract", "there is no name to be abstract".into()),
+        ("listen:unix:?abstract", "there is no name to be abstract".into()),
+        ("unix:@x?abstract=off", "\"abstract=off\" contradicts the @ (a path that begins with @ is written %40 or ./@)".into()),
+        ("unix:/x?tight", "option \"tight\" is for abstract names only (unix:@NAME, or option \"abstract\")".into()),
+        ("unix:/x?tight=off&abstract=off", "option \"tight\" is for abstract names only (unix:@NAME, or option \"abstract\")".into()),
+        ("listen:unix:a?abstract&unlink=off", "option \"unlink\" contradicts the abstract name (an abstract name leaves no file behind)".into()),
+        ("listen:unix:@a?user=root", "option \"user\" contradicts the abstract name (an abstract name has no permissions: every process can connect)".into()),
+        ("listen:unix:/x?user=4294967295", "option \"user\": 4294967295 is the number of no user".into()),
         ("unix:/x?mode=600", format!("option \"mode\" is only for listening ({unix})")),
         ("listen:unix:/x?mode=9", "option \"mode\": \"9\" is not an octal mode like 660 (mode=MODE)".into()),
         ("listen:unix:@x?mode=600", "option \"mode\" contradicts the abstract name (an abstract name has no permissions: every process can connect)".into()),
@@ -308,6 +322,11 @@ fn any_address() -> impl Strategy<Value = Address> {
     let append = file.clone().prop_map(|address| address.with_option("append", "on").unwrap());
     let unix = path.clone().prop_map(|path| Address::unix(os(&path)));
     let name = proptest::collection::vec(any::<u8>(), 1..107).prop_map(Address::unix_abstract);
+    let padded = (name.clone(), proptest::sample::select(vec!["on", "off"]))
+        .prop_map(|(address, tight)| address.with_option("tight", tight).unwrap());
+    let marked = path.clone().prop_filter("a name has room", |path| path.len() <= 107);
+    let marked =
+        marked.prop_map(|name| Address::unix(os(&name)).with_option("abstract", "on").unwrap());
     let word = prop_oneof![path.clone(), Just(Vec::new())];
     let exec =
         (path.clone(), proptest::collection::vec(word, 0..5)).prop_map(|(first, mut rest)| {
@@ -322,7 +341,9 @@ fn any_address() -> impl Strategy<Value = Address> {
     let pipe = path.prop_map(|path| Address::pipe(os(&path)));
     let fd = (0..1000u32).prop_map(Address::fd);
     let fixed = proptest::sample::select(vec![Address::stdio(), Address::null(), Address::echo()]);
-    prop_oneof![tcp, tuned, listening, file, append, unix, name, exec, env, pipe, fd, fixed]
+    prop_oneof![
+        tcp, tuned, listening, file, append, unix, name, padded, marked, exec, env, pipe, fd, fixed
+    ]
 }
 
 proptest! {

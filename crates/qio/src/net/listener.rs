@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags};
 
@@ -387,6 +388,14 @@ impl SocketFile {
     pub(crate) fn at(path: PathBuf) -> rustix::io::Result<Self> {
         let identity = identity(&path)?;
         Ok(Self { path, identity })
+    }
+
+    /// Opens the file with these flags, unless it is no longer this one (`ENOENT`).
+    pub(crate) fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if (stat.st_dev, stat.st_ino) == self.identity { Ok(fd) } else { Err(Errno::NOENT) }
     }
 
     /// Removes the file if it is still this one.

@@ -211,6 +211,11 @@ impl Address {
         &self.target
     }
 
+    /// Another address of the same transport to connect to, without options.
+    pub(crate) fn with_target(&self, target: Vec<Vec<u8>>) -> Self {
+        Self::new(self.scheme, target)
+    }
+
     /// The address of a socket.
     pub(crate) fn of_socket(addr: SocketAddr) -> Self {
         let host = match addr {
