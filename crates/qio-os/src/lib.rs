@@ -19,6 +19,7 @@ mod inherited;
 mod peer;
 mod sigpipe;
 mod spawn;
+mod vsock;
 
 pub use account::{group_id, user_id};
 pub use block::block_device_len;
@@ -30,3 +31,4 @@ pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
 pub use spawn::close_other_fds_on_exec;
+pub use vsock::{VsockAddr, parse_vsock_address, set_vsock_connect_timeout};
