@@ -57,6 +57,12 @@ fn good_addresses_are_written_in_one_way() {
         ("unix:a%00b?abstract=on", "unix:a%00b?abstract=on"),
         ("unix:/x?abstract=off", "unix:/x?abstract=off"),
         ("listen:unix:", "listen:unix:"),
+        ("vsock:3:1024", "vsock:3:1024"),
+        ("vsock://host:1024", "vsock:host:1024"),
+        ("vsock:local:0", "vsock:local:0"),
+        ("listen:vsock:1024?backlog=1", "listen:vsock:1024?backlog=1"),
+        ("listen:vsock:any:any", "listen:vsock:any:any"),
+        ("listen:vsock:4294967295:4294967295", "listen:vsock:4294967295:4294967295"),
         ("listen:unix:/x?user=0&group=www-data", "listen:unix:/x?user=0&group=www-data"),
         ("unix:/a%3Fb%25c%0a", "unix:/a%3Fb%25c%0A"),
         ("unix:/%C3%BC%FF", "unix:/ü%FF"),
@@ -162,6 +168,18 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("unix:/x?mode=600", format!("option \"mode\" is only for listening ({unix})")),
         ("listen:unix:/x?mode=9", "option \"mode\": \"9\" is not an octal mode like 660 (mode=MODE)".into()),
         ("listen:unix:@x?mode=600", "option \"mode\" contradicts the abstract name (an abstract name has no permissions: every process can connect)".into()),
+        ("vsock:", "a vsock address is a CID and a port (vsock:CID:PORT)".into()),
+        ("vsock:1024", "a vsock address is a CID and a port (vsock:CID:PORT)".into()),
+        ("listen:vsock:1:2:3", "a vsock address is a CID and a port (listen:vsock:[CID:]PORT)".into()),
+        ("listen:vsock:", "port \"\" is not a number from 0 to 4294967295, nor any".into()),
+        ("vsock:3:1024x", "port \"1024x\" is not a number from 0 to 4294967295, nor any".into()),
+        ("vsock:3:4294967296", "port \"4294967296\" is not a number from 0 to 4294967295, nor any".into()),
+        ("vsock:3x:1", "CID \"3x\" is not a number from 0 to 4294967295 (nor a name: any, host, local)".into()),
+        ("vsock:+3:1", "CID \"+3\" is not a number from 0 to 4294967295 (nor a name: any, host, local)".into()),
+        ("vsock::1", "CID \"\" is not a number from 0 to 4294967295 (nor a name: any, host, local)".into()),
+        ("vsock:any:1", "there is no CID to connect to (vsock:CID:PORT)".into()),
+        ("vsock:2:4294967295", "there is no port to connect to (vsock:CID:PORT)".into()),
+        ("vsock:2:1?backlog=1", format!("option \"backlog\" is only for listening ({})", keys_to_connect("vsock"))),
         ("file:", "there is no path (file:PATH)".into()),
         ("file:x?apend", format!("option \"apend\" is not known (did you mean append? {file})")),
         ("file:x?append&truncate", "\"truncate\" contradicts \"append\"".into()),
@@ -238,7 +256,7 @@ fn what_is_built_is_checked_when_it_is_used() {
     let error = qio::net::listen(&Address::file("x").listening(), &Default::default()).unwrap_err();
     assert_eq!(
         error.report().to_string(),
-        "listen file:x: file cannot be listened on (these can: tcp, unix, fd)"
+        "listen file:x: file cannot be listened on (these can: tcp, unix, vsock, fd)"
     );
     let error = qio::net::listen(&Address::tcp("", 80), &Default::default()).unwrap_err();
     assert_eq!(
@@ -327,6 +345,8 @@ fn any_address() -> impl Strategy<Value = Address> {
     let marked = path.clone().prop_filter("a name has room", |path| path.len() <= 107);
     let marked =
         marked.prop_map(|name| Address::unix(os(&name)).with_option("abstract", "on").unwrap());
+    let vsock = (0..u32::MAX, 0..u32::MAX).prop_map(|(cid, port)| Address::vsock(cid, port));
+    let vsock_any = any::<u32>().prop_map(|port| Address::vsock(u32::MAX, port).listening());
     let word = prop_oneof![path.clone(), Just(Vec::new())];
     let exec =
         (path.clone(), proptest::collection::vec(word, 0..5)).prop_map(|(first, mut rest)| {
@@ -342,7 +362,8 @@ fn any_address() -> impl Strategy<Value = Address> {
     let fd = (0..1000u32).prop_map(Address::fd);
     let fixed = proptest::sample::select(vec![Address::stdio(), Address::null(), Address::echo()]);
     prop_oneof![
-        tcp, tuned, listening, file, append, unix, name, padded, marked, exec, env, pipe, fd, fixed
+        tcp, tuned, listening, file, append, unix, name, padded, marked, vsock, vsock_any, exec,
+        env, pipe, fd, fixed
     ]
 }
 
@@ -360,7 +381,7 @@ proptest! {
     #[test]
     fn any_text_is_an_address_or_an_error_and_an_address_prints_itself(
         prefix in proptest::sample::select(vec![
-            "", "listen:", "tcp://", "listen:tcp://[", "unix:", "exec:", "file:", "fd:", "-?",
+            "", "listen:", "tcp://", "listen:tcp://[", "unix:", "exec:", "file:", "fd:", "-?", "listen:vsock:",
         ]),
         rest in bytes_without_nul(),
     ) {

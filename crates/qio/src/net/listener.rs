@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
+use qio_os::VsockAddr;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags};
@@ -192,14 +193,14 @@ impl Listener {
 
     /// Adds what to poll for clients.
     pub fn watch(&self, set: &mut PollSet) {
-        let mut inherited = false;
+        let mut sleeps = false;
         for bound in &self.sockets {
             if let Some(fd) = bound.slot.share() {
                 set.add(&fd, Interest::READ, Interest::READ);
             }
-            inherited |= matches!(bound.origin, Origin::Inherited);
+            sleeps |= !bound.wakes_on_shutdown();
         }
-        if inherited {
+        if sleeps {
             self.closing.watch(Interest::READ, set);
         }
         // After the legs: what is closed from here on wakes them.
@@ -346,6 +347,11 @@ impl Bound {
         let channel = Socket::connected(fd.into(), self.family);
         let peer = match peer {
             Some(peer) => Address::of_socket(peer).to_string(),
+            None if self.family == AddressFamily::VSOCK => {
+                let peer = channel.peer_addr().ok().and_then(|peer| VsockAddr::of(&peer));
+                let peer = peer.map(|peer| Address::vsock(peer.cid, peer.port));
+                peer.as_ref().unwrap_or(&self.address).to_string()
+            }
             None => match channel.peer_credentials() {
                 Ok(peer) => format!("{} (process {}, user {})", self.address, peer.pid, peer.uid),
                 Err(_) => self.address.to_string(),
@@ -353,6 +359,12 @@ impl Bound {
         };
         channel.base().set_name(peer.clone());
         Ok(Accepted { channel: Arc::new(channel), peer })
+    }
+
+    /// Whether closing it wakes who polls it: others may go on listening with an inherited socket,
+    /// and shutdown(2) refuses a listening vsock (vsock_shutdown of the kernel).
+    fn wakes_on_shutdown(&self) -> bool {
+        !matches!(self.origin, Origin::Inherited) && self.family != AddressFamily::VSOCK
     }
 
     fn close(&self) -> io::Result<()> {

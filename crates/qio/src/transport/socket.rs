@@ -134,6 +134,7 @@ impl Socket {
         let kind = match family {
             AddressFamily::UNIX => "unix socket",
             AddressFamily::INET | AddressFamily::INET6 => "tcp socket",
+            AddressFamily::VSOCK => "vsock socket",
             _ => "socket",
         };
         Self {

@@ -66,6 +66,21 @@ impl Form {
         slashes: false,
     };
 
+    /// Words with colons between them: numbers, names.
+    pub(crate) const COLONS: Self = Self {
+        end: first_question_mark,
+        split: |text| text.split(|&byte| byte == b':').map(decode).collect(),
+        print: |words, out| {
+            for (index, word) in words.iter().enumerate() {
+                if index > 0 {
+                    out.push(':');
+                }
+                encode(word, "?:", out);
+            }
+        },
+        slashes: false,
+    };
+
     /// `host:port` or `host`, with an IPv6 address in brackets: one or two words.
     pub(crate) const HOST_AND_PORT: Self = Self {
         end: first_question_mark,

@@ -23,7 +23,7 @@ pub use value::{BadValue, Value, parse_duration};
 use self::escape::encode;
 use super::layer::Layer;
 use super::scheme::{Applies, OptionInfo, SCHEMES, Scheme, exec, fd, file, null, pipe, stdio};
-use super::scheme::{echo, tcp, unix};
+use super::scheme::{echo, tcp, unix, vsock};
 use crate::error::{Error, Result};
 
 /// What to connect to or listen on.
@@ -38,6 +38,7 @@ use crate::error::{Error, Result};
 /// | `tcp://db.example:5432` | a TCP connection |
 /// | `listen:tcp://[::]:7001?backlog=16` | a TCP listener on all interfaces |
 /// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
+/// | `vsock:host:1024`, `listen:vsock:1024` | a stream between virtual machine and host |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
 /// | `fd:3`, `-` | an inherited descriptor, the standard streams |
@@ -111,6 +112,12 @@ impl Address {
     /// A Unix socket by its abstract name, which is not in the file system.
     pub fn unix_abstract(name: impl Into<Vec<u8>>) -> Self {
         Self::new(&unix::SCHEME, vec![b"@".to_vec(), name.into()])
+    }
+
+    /// A vsock port of a machine; `u32::MAX` is any CID or port, to listen on.
+    #[doc(alias = "VsockSocketAddress")]
+    pub fn vsock(cid: u32, port: u32) -> Self {
+        Self::new(&vsock::SCHEME, vsock::words(qio_os::VsockAddr { cid, port }))
     }
 
     /// A program and its arguments.

@@ -12,6 +12,7 @@ pub(crate) mod pipe;
 pub(crate) mod stdio;
 pub(crate) mod tcp;
 pub(crate) mod unix;
+pub(crate) mod vsock;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ use crate::error::Result;
 pub(crate) const SCHEMES: &[Scheme] = &[
     tcp::SCHEME,
     unix::SCHEME,
+    vsock::SCHEME,
     fd::SCHEME,
     file::SCHEME,
     exec::SCHEME,
