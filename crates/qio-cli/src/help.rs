@@ -174,4 +174,7 @@ Addresses:  [listen:]SCHEME:TARGET[?KEY[=VALUE][&KEY[=VALUE]]...]
 Two slashes may stand after the scheme: tcp://host:port. The first ? starts the options. %XX
 stands for a byte in targets and values (%3F for a question mark, %26 for an ampersand). A key
 without a value is on. Quote addresses for the shell: ? and & mean something to it.
+
+qemu:TEXT is an address as QEMU writes it, with what QEMU means when nothing is said:
+qemu:db.example:5432,ipv4=on, listen:qemu::5900, qemu:unix:/run/x.sock,server=on,wait=off.
 ";

@@ -3,6 +3,7 @@
 mod escape;
 mod form;
 mod parse;
+mod qemu;
 mod refusal;
 mod value;
 
@@ -43,6 +44,7 @@ use crate::error::{Error, Result};
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
 /// | `fd:3`, `-` | an inherited descriptor, the standard streams |
 /// | `null:`, `echo:` | nothing, and everything that was written |
+/// | `qemu:db.example:5432,ipv4` | what QEMU means by the text, see [`parse_qemu`](Self::parse_qemu) |
 ///
 /// ```
 /// use qio::net::Address;
@@ -97,6 +99,40 @@ impl Address {
     pub fn parse_os(text: &OsStr) -> Result<Self> {
         parse::parse(text.as_bytes())
             .map_err(|refusal| refusal.of("parse", &text.to_string_lossy()))
+    }
+
+    /// Reads an address as QEMU writes it: `host:port,ipv4=on`, `[::1]:port`, `unix:path`,
+    /// `vsock:cid:port`, `fd:3`, `tcp:host:port,server=on,wait=off`,
+    /// `socket,id=c0,path=/run/x,server=on`.
+    ///
+    /// The address says in options what QEMU means without saying it: no keep-alive probes, no
+    /// `TCP_NODELAY`, and all interfaces for a listener without a host (`[::]`, which is IPv4 too;
+    /// `0.0.0.0` with `ipv4=on`). Without `server=on` it is one to connect to; the text
+    /// `listen:qemu:host:port` parses to one to listen on. `id` and `wait` are about QEMU itself
+    /// and are left out.
+    ///
+    /// ```
+    /// use qio::Address;
+    ///
+    /// # fn main() -> qio::Result<()> {
+    /// let address = Address::parse_qemu("db.example:5432,ipv4")?;
+    /// let text = "tcp://db.example:5432?ipv4=on&nodelay=off&keep-alive=off";
+    /// assert_eq!(address.to_string(), text);
+    /// assert_eq!("qemu:db.example:5432,ipv4".parse::<Address>()?, address);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Class::Usage`](crate::error::Class::Usage), with what is wrong; also for an option of
+    /// QEMU's that qio has nothing for (`tls-creds`, `telnet=on`), which it names.
+    #[doc(alias = "socket_parse")]
+    #[doc(alias = "inet_parse")]
+    pub fn parse_qemu(text: impl AsRef<OsStr>) -> Result<Self> {
+        let text = text.as_ref();
+        qemu::parse(Role::Connect, text.as_bytes())
+            .map_err(|refusal| refusal.of("parse", &format!("qemu:{}", text.to_string_lossy())))
     }
 
     /// A TCP port of a host: a name, or a numeric address (an IPv6 one without brackets).

@@ -19,6 +19,12 @@ impl Refusal {
         self
     }
 
+    /// Adds what would help, unless that is known already.
+    pub(crate) fn or_hint(mut self, hint: impl FnOnce() -> Option<String>) -> Self {
+        self.hint = self.hint.or_else(hint);
+        self
+    }
+
     /// The error of doing `attempt` with `address`.
     pub(crate) fn of(self, attempt: &'static str, address: &str) -> Error {
         let error = Error::usage(attempt, address, self.reason);
