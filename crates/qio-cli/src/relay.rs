@@ -78,7 +78,7 @@ pub(crate) fn listen(
     let options = ListenOptions::new().inherited(inherited.clone());
     let listener = qio::net::listen(address, &options)?;
     for local in listener.local_addresses() {
-        let surprising = address.port() == Some(0);
+        let surprising = address.leaves_choice();
         report.listening(&local.to_string(), surprising);
     }
     Ok(listener)

@@ -158,7 +158,7 @@ impl Report {
     }
 
     /// An address is ready for clients. Said when asked to be verbose, and when nobody could know
-    /// the port otherwise.
+    /// the port or the path otherwise.
     pub(crate) fn listening(&self, address: &str, surprising: bool) {
         if self.output.json {
             self.json(&Event::Listening { address });

@@ -295,6 +295,24 @@ fn several_threads_serve_and_drain_like_one() {
 }
 
 #[test]
+fn a_path_that_the_listener_chose_is_told_and_goes_with_it() {
+    for address in ["listen:unix:", "qemu:unix:,server=on,wait=off"] {
+        let mut command = qio(["relay", "--once", address, "echo:"]);
+        let mut relay = Running::start(command.stdin(Stdio::null()));
+        let line = relay.line();
+        let path = line.strip_prefix("qio: listening on unix:").unwrap();
+        let mut client = UnixStream::connect(path).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        drop(client);
+        let (status, lines) = relay.rest();
+        assert_eq!(status, 0, "{lines:?}");
+        assert!(!Path::new(path).exists());
+    }
+}
+
+#[test]
 fn two_listeners_join_the_clients_of_both() {
     let mut relay = Running::start(
         qio(["relay", "--json", "--once", "listen:tcp://127.0.0.1:0", "listen:tcp://127.0.0.1:0"])

@@ -255,6 +255,26 @@ fn unix_paths_fill_the_address_and_no_more() {
 }
 
 #[test]
+fn an_address_knows_whether_a_listener_has_a_choice() {
+    for (text, expected) in [
+        ("listen:tcp://", true),
+        ("listen:tcp://:0", true),
+        ("listen:tcp://:000", true),
+        ("listen:tcp://:1", false),
+        ("listen:tcp://:http", false),
+        ("listen:unix:", true),
+        ("listen:unix:x", false),
+        ("listen:unix:@x", false),
+        ("listen:vsock:any", true),
+        ("listen:vsock:3:4294967295", true),
+        ("listen:vsock:any:1", false),
+        ("listen:fd:0", false),
+    ] {
+        assert_eq!(parse(text).unwrap().leaves_choice(), expected, "{text}");
+    }
+}
+
+#[test]
 fn what_is_built_is_checked_when_it_is_used() {
     let address = Address::tcp("", 80);
     let error = qio::net::connect(&address, &Default::default()).unwrap_err();

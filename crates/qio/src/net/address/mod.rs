@@ -245,6 +245,18 @@ impl Address {
         }
     }
 
+    /// Whether a listener on this address chooses a part of it, a port or a path: then only
+    /// [`Listener::local_addresses`](super::Listener::local_addresses) tells where to connect to.
+    pub fn leaves_choice(&self) -> bool {
+        let last: &[u8] = self.target.last().map_or(b"", Vec::as_slice);
+        match self.scheme.name {
+            "tcp" => self.target.len() < 2 || self.port() == Some(0) || self.is_given("to"),
+            "unix" => last.is_empty(),
+            "vsock" => last == b"any" || last == u32::MAX.to_string().as_bytes(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn role(&self) -> Role {
         self.role
     }
