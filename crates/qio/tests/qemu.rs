@@ -2,12 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test program")]
 
+mod common;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
+use common::{eventually, impatiently, patience};
 use proptest::prelude::*;
 use qio::error::Class;
-use qio::net::{Address, ListenOptions, schemes};
+use qio::net::{Address, ConnectOptions, ListenOptions, schemes};
+use qio::{Channel, ChannelExt};
 
 fn qemu(text: &str) -> qio::Result<Address> {
     Address::parse_qemu(text)
@@ -130,6 +136,72 @@ fn a_listener_that_qemu_describes_listens() {
     let client = listener.local_addresses()[0].to_string();
     let client = qemu(client.strip_prefix("tcp://").unwrap()).unwrap();
     qio::net::connect(&client, &Default::default()).unwrap();
+}
+
+/// A program of QEMU's with a monitor on that socket; ended when it is dropped.
+struct Qemu(Child);
+
+impl Qemu {
+    fn start(chardev: &str) -> Self {
+        let process = Command::new(QEMU)
+            .args(["--chardev", chardev, "--monitor", "chardev=c0"])
+            .stdin(Stdio::null())
+            .spawn();
+        Self(process.unwrap())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The smallest of its programs that has character devices.
+const QEMU: &str = "qemu-storage-daemon";
+
+fn is_greeted(channel: &Arc<dyn Channel>) {
+    let mut greeting = [0; 7];
+    channel.set_mode(qio::Mode::NonBlocking).unwrap();
+    impatiently(|| channel.read_exact(&mut greeting)).unwrap();
+    assert_eq!(&greeting, b"{\"QMP\":");
+}
+
+#[test]
+fn qemu_and_qio_meet_where_both_read_the_same_text() {
+    let version = Command::new(QEMU).arg("--version").stdout(Stdio::null()).status();
+    if !version.is_ok_and(|status| status.success()) {
+        println!("skipped: {QEMU} is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a,,b").to_str().unwrap().to_owned();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for place in [
+        format!("path={path}"),
+        format!("path={path},abstract=on"),
+        format!("path={path},abstract=on,tight=off"),
+        format!("host=127.0.0.1,port={port},ipv4=on,nodelay=on"),
+        format!("host=,port={port},ipv6=off"),
+    ] {
+        let text = format!("socket,id=c0,{place}");
+        let server = format!("{text},server=on,wait=off");
+        // A server of QEMU's, and a client of qio's by the same text.
+        let client = qemu(&text.replace("host=,", "host=127.0.0.1,")).unwrap();
+        let daemon = Qemu::start(&server);
+        let mut channel = None;
+        eventually("a connection to QEMU", || {
+            channel = qio::net::connect(&client, &ConnectOptions::new()).ok();
+            channel.is_some()
+        });
+        is_greeted(&channel.unwrap());
+        drop(daemon);
+        // And the other way round.
+        let listener = qio::net::listen(&qemu(&server).unwrap(), &ListenOptions::new()).unwrap();
+        let _daemon = Qemu::start(&text.replace("host=,", "host=127.0.0.1,"));
+        is_greeted(&listener.accept(patience()).unwrap().channel);
+    }
 }
 
 #[test]
