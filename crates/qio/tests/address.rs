@@ -84,7 +84,7 @@ fn good_addresses_are_written_in_one_way() {
 fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
     const SCHEMES: &str = "schemes: tcp, unix, fd, file, exec, pipe, stdio, null, echo";
     const TCP: &str = "options here: nodelay, keep-alive, keep-alive-idle, keep-alive-interval, \
-                       keep-alive-count";
+                       keep-alive-count, retry, reconnect-ms";
     const FILE: &str = "options here: read, write, append, create, truncate, exclusive";
     for (text, expected) in [
         ("", format!("the address is empty ({SCHEMES})")),

@@ -19,6 +19,7 @@ use super::address::{Address, Form, Refusal, Role, Value};
 use super::connect::{Opening, Request};
 use super::listener::Bound;
 use super::options::ListenOptions;
+use super::reconnect::{RECONNECT_MS, RETRY};
 use crate::error::Result;
 
 /// Every scheme, in the order in which help shows them.
@@ -127,7 +128,7 @@ impl OptionInfo {
         }
     }
 
-    const fn new(name: &'static str, value: Value, help: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, value: Value, help: &'static str) -> Self {
         let applies = Applies::Everywhere;
         Self { name, value, default: None, applies, repeatable: false, help }
     }
@@ -137,7 +138,7 @@ impl OptionInfo {
         self
     }
 
-    const fn only(mut self, applies: Applies) -> Self {
+    pub(crate) const fn only(mut self, applies: Applies) -> Self {
         self.applies = applies;
         self
     }

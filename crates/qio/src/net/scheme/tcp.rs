@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Applies, Example, OptionInfo, Scheme};
+use super::{Applies, Example, OptionInfo, RECONNECT_MS, RETRY, Scheme};
 use crate::error::Result;
 use crate::net::address::{Address, Form, Refusal, Role, Value, parse_count};
 use crate::net::bind;
@@ -38,6 +38,8 @@ pub(crate) const SCHEME: Scheme = Scheme {
         )
         .default("6"),
         BACKLOG,
+        RETRY,
+        RECONNECT_MS,
     ],
     form: Form::HOST_AND_PORT,
     check: |address| Target::of(address).map(drop),

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::tcp::BACKLOG;
-use super::{Applies, Example, OptionInfo, Scheme};
+use super::{Applies, Example, OptionInfo, RECONNECT_MS, RETRY, Scheme};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Value};
@@ -38,6 +38,8 @@ pub(crate) const SCHEME: Scheme = Scheme {
         BACKLOG,
         OptionInfo::new("mode", Value::FileMode, "permissions of the socket file")
             .only(Applies::Listen),
+        RETRY,
+        RECONNECT_MS,
     ],
     form: Form::PATH_OR_NAME,
     check,
