@@ -9,6 +9,7 @@ mod descriptors;
 mod exit;
 mod help;
 mod inherited;
+mod kept;
 mod relay;
 mod report;
 mod session;
