@@ -12,6 +12,7 @@
 mod block;
 mod capability;
 mod close;
+mod environment;
 mod heap;
 mod inherited;
 mod peer;
@@ -21,6 +22,7 @@ mod spawn;
 pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
+pub use environment::take_variables;
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;

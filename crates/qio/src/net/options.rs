@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use qio_os::InheritedFds;
 
+use super::address::Address;
 use super::cancel::Cancel;
 use super::reconnect::Retry;
+use super::scheme::fd;
+use crate::error::Result;
 
 /// How long opening may take when nothing else is said: long enough for two lost SYN packets and
 /// their retransmissions (after 1 s and 3 s) on any usable path, short enough to be noticed.
@@ -135,6 +138,16 @@ impl Inherited {
     /// The table, to add descriptors or to take them out.
     pub fn lock(&self) -> MutexGuard<'_, InheritedFds> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out early what connecting to `address` would fail for: that its descriptor is not
+    /// here. Nothing is taken, and an address that needs no descriptor is fine.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](super::connect) reports it.
+    pub fn check(&self, address: &Address) -> Result<()> {
+        fd::check_there(address, self)
     }
 }
 

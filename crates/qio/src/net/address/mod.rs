@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 /// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
-/// | `fd:3`, `-` | an inherited descriptor, the standard streams |
+/// | `fd:3`, `fd:web`, `-` | an inherited descriptor by number or name, the standard streams |
 /// | `null:`, `echo:` | nothing, and everything that was written |
 ///
 /// ```
@@ -131,6 +131,11 @@ impl Address {
     /// An inherited descriptor.
     pub fn fd(number: u32) -> Self {
         Self::new(&fd::SCHEME, vec![number.to_string().into_bytes()])
+    }
+
+    /// An inherited descriptor, or all of that name to listen on.
+    pub fn fd_named(name: impl Into<String>) -> Self {
+        Self::new(&fd::SCHEME, vec![name.into().into_bytes()])
     }
 
     /// This program's standard input and output.
