@@ -39,6 +39,8 @@ pub(crate) enum Command {
     qio relay listen:unix:/run/sort.sock 'exec:sort -u'
   Two servers stay joined, whichever of them is restarted:
     qio relay 'unix:/run/vm/serial.sock?reconnect-ms=1000' tcp://console.example:7001
+  Sockets of a systemd unit, by their FileDescriptorName= (docs/systemd.md):
+    qio relay listen:fd:web tcp://127.0.0.1:8080
   One transfer, with a line about it at the end:
     qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 

@@ -16,8 +16,8 @@ use crate::accept::{AcceptLoop, Interruption, may_pass};
 use crate::args::RelayArgs;
 use crate::descriptors::Room;
 use crate::exit::Failure;
-use crate::inherited;
 use crate::report::{Report, counted};
+use crate::service::Service;
 use crate::session::{
     Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
     reached, relay_options, turned_on,
@@ -39,12 +39,18 @@ const REJOIN_GRACE: Duration = Duration::from_secs(1);
 /// How long connections that were cut get to say so.
 pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: RelayArgs,
+    inherited: Inherited,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
+    service.show(&report);
     let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let (cut, cut_flag) = flag::channel(Cut::No);
     for address in [&args.left, &args.right] {
-        inherited::check(address, &inherited)?;
+        // What would fail for each client is found out now.
+        inherited.check(address)?;
     }
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &report)?),
@@ -62,12 +68,20 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
         options,
         report: Arc::clone(&report),
         cut: cut_flag,
+        service: Arc::clone(&service),
         serves_one: args.once || listener.is_none(),
         rejoins,
     });
     let report_too = Arc::clone(&report);
-    let mut stopper =
-        Stopper { signals, report: report_too, cut, drain: args.drain, rejoins, stopping: false };
+    let mut stopper = Stopper {
+        signals,
+        report: report_too,
+        service,
+        cut,
+        drain: args.drain,
+        rejoins,
+        stopping: false,
+    };
     let work = async {
         match listener {
             Some(listener) => serve(listener, &args, &relay, &mut stopper).await,
@@ -106,6 +120,7 @@ struct Relay {
     options: RelayOptions,
     report: Arc<Report>,
     cut: CutFlag,
+    service: Arc<Service>,
     /// The program ends with the outcome of the one connection.
     serves_one: bool,
     /// The same two addresses are joined again when a connection has ended.
@@ -204,6 +219,8 @@ impl Relay {
                 return Err(connection.failed(failure, self.serves_one));
             }
         };
+        // Of two addresses that are joined once, nothing is left to be opened.
+        self.service.ready();
         let options = self.options.clone();
         let ends = [Arc::clone(&left), Arc::clone(&right)];
         match join(left, right, options, &connection, self.cut.clone()).await {
@@ -256,6 +273,8 @@ async fn join_both(
     let pause = rejoin_pause(args);
     if pause.is_some() {
         opener = opener.endlessly();
+        // Waiting for servers that come and go is what it is for.
+        relay.service.ready();
     }
     loop {
         let left = tokio::select! {
@@ -301,6 +320,7 @@ async fn serve(
     stopper: &mut Stopper,
 ) -> Result<(), Failure> {
     let workers = Workers::start(args.threads).map_err(|error| Failure::io("threads", &error))?;
+    relay.service.watch_over(workers.all());
     let asked = if args.once { 1 } else { args.max_connections };
     let room = Room::make(asked, &args.right, args.threads);
     let limit = room.connections;
@@ -316,6 +336,7 @@ async fn serve(
         only = Some(job);
     };
     let may_accept = || !relay.right.is_starving();
+    relay.service.ready();
     let mut accepting = AcceptLoop::new(&listener, &slots, args.once, may_accept, start);
     loop {
         let interruption = tokio::select! {
@@ -378,6 +399,7 @@ async fn finished(job: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
 struct Stopper {
     signals: Signals,
     report: Arc<Report>,
+    service: Arc<Service>,
     cut: flag::Sender<Cut>,
     drain: Duration,
     /// Nobody waits for what is being opened.
@@ -397,6 +419,7 @@ impl Stopper {
                         let _ = self.cut.send(Cut::Opening);
                     }
                     self.stopping = true;
+                    self.service.stopping();
                     return number;
                 }
                 Wish::Show => self.report.table(),

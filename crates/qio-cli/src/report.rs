@@ -160,6 +160,13 @@ impl Report {
         total
     }
 
+    /// The counts in a few words, without those of connections that still run.
+    pub(crate) fn summary(&self) -> String {
+        let served = self.served.load(Ordering::Relaxed);
+        let moved = HumanBytes(self.moved.load(Ordering::Relaxed));
+        format!("{} live, {served} served, {moved} moved", self.live_count())
+    }
+
     /// An address is ready for clients. Said when asked to be verbose, and when nobody could know
     /// the port otherwise.
     pub(crate) fn listening(&self, address: &str, surprising: bool) {

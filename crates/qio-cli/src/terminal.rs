@@ -16,13 +16,19 @@ use crate::exit::Failure;
 use crate::kept::Kept;
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
+use crate::service::Service;
 use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
 use crate::stop::{Signals, Wish};
 
-pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
+pub(crate) async fn connect(
+    args: ConnectArgs,
+    inherited: Inherited,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
+    service.show(&report);
     let mut opener = Opener::new(&args.opening, inherited, &report);
     let pause = args.address.reconnect_pause();
     if pause.is_some() {
@@ -34,6 +40,7 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
             channel = opener.open(&args.address) => channel?,
             number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
         };
+        service.ready();
         let to = Arc::clone(&channel);
         let keep = pause.is_some();
         let ended = terminal.join(to, &target, &args.joining, &report, &mut signals, keep).await;
@@ -81,11 +88,17 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
     }
 }
 
-pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Result<(), Failure> {
+pub(crate) async fn listen_once(
+    args: ListenArgs,
+    inherited: Inherited,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
+    service.show(&report);
     let listener = listen(&args.address, &inherited, &report)?;
+    service.ready();
     let patience = async {
         match args.accept_timeout {
             Some(time) => tokio::time::sleep(time).await,
