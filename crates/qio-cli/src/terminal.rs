@@ -188,7 +188,9 @@ impl Terminal {
             }
             never = keep_progress(report) => match never {},
         };
-        report.finish();
+        if !keep {
+            report.finish();
+        }
         match record {
             Ok(record) => Ended {
                 result: connection.ended(&record, outcome(&record, target)),

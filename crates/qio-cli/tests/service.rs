@@ -183,6 +183,28 @@ fn the_watchdog_is_fed_twice_a_period_and_by_nobody_else_than_who_is_meant() {
 }
 
 #[test]
+fn counts_are_told_now_and_then_and_not_for_each_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let manager = Manager::at(&socket);
+    let mut command = qio(["relay", "--json", "listen:tcp://:0", "echo:"]);
+    // So that it looks every 10 ms.
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "20000");
+    let begin = Instant::now();
+    let (_relay, address) = Running::wrapped_relay(&mut command);
+    let (mut looks, mut counts) = (0, 0);
+    while looks < 20 {
+        ping(dial(&address));
+        match manager.message() {
+            message if message.starts_with("STATUS=") => counts += 1,
+            message => looks += u32::from(message == "WATCHDOG=1"),
+        }
+    }
+    let allowed = 1 + begin.elapsed().as_secs() / 5;
+    assert!((1..=allowed).contains(&counts), "{counts} in {:?}", begin.elapsed());
+}
+
+#[test]
 fn a_program_that_hangs_feeds_no_watchdog() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("notify");

@@ -280,7 +280,7 @@ impl Address {
 pub(crate) const RETRY: OptionInfo = OptionInfo::new(
     "retry",
     Value::CountOrForever,
-    "try again so often when it cannot be opened for now",
+    "try again up to N times when it cannot be opened for now",
 )
 .only(Applies::Connect);
 
@@ -288,7 +288,7 @@ pub(crate) const RETRY: OptionInfo = OptionInfo::new(
 pub(crate) const RECONNECT_MS: OptionInfo = OptionInfo::new(
     "reconnect-ms",
     Value::Count { from: 0, to: 86_400_000 },
-    "open it again so many milliseconds after it failed or ended, 0 is never",
+    "milliseconds from a failure or the end until it is opened again, 0 is never",
 )
 .only(Applies::Connect);
 
