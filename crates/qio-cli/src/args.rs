@@ -37,6 +37,10 @@ pub(crate) enum Command {
     qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
   Every client of a Unix socket talks to a program of its own:
     qio relay listen:unix:/run/sort.sock 'exec:sort -u'
+  Two servers stay joined, whichever of them is restarted:
+    qio relay 'unix:/run/vm/serial.sock?reconnect-ms=1000' tcp://console.example:7001
+  Sockets of a systemd unit, by their FileDescriptorName= (docs/systemd.md):
+    qio relay listen:fd:web tcp://127.0.0.1:8080
   One transfer, with a line about it at the end:
     qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 
@@ -177,9 +181,10 @@ pub(crate) struct OpeningArgs {
     /// Give up connecting after TIME
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) connect_timeout: Duration,
-    /// Try again up to N times, after 0.1 s and then twice as long each time, up to 5 s
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) retry: u32,
+    /// Try again up to N times, after 0.1 s and then twice as long each time, up to 5 s, when an
+    /// address cannot be opened for now and does not say retry= itself
+    #[arg(long, value_name = "N")]
+    pub(crate) retry: Option<u32>,
 }
 
 /// How two channels are joined.
@@ -189,8 +194,9 @@ pub(crate) struct JoiningArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) idle_timeout: Option<Duration>,
     /// How long one direction may be silent after the other has ended: TIME, or forever
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = limit)]
-    pub(crate) half_close: Limit,
+    /// [default: 10m, and 1s for two addresses that are joined again (reconnect-ms)]
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub(crate) half_close: Option<Limit>,
     /// Send on file descriptors that arrive on Unix sockets
     #[arg(long)]
     pub(crate) pass_fds: bool,

@@ -29,11 +29,13 @@ pub(crate) struct Failure {
     limit: bool,
     /// It was that the other side took no more, and nothing else.
     refused: bool,
+    /// Something could not be opened, in all attempts that it had.
+    opening: bool,
 }
 
 impl Failure {
     fn new(status: u8, message: Option<String>) -> Self {
-        Self { status, message, limit: false, refused: false }
+        Self { status, message, limit: false, refused: false, opening: false }
     }
 
     /// An input or output error after the start: what was done, on what, and the cause.
@@ -92,7 +94,7 @@ impl Failure {
 
     /// The same, of an attempt that was given up at the limit of open files.
     pub(crate) fn at_limit(self) -> Self {
-        Self { limit: true, ..self }
+        Self { limit: true, opening: false, ..self }
     }
 
     /// Whether it was the limit of open files, which many meet at a time.
@@ -110,9 +112,9 @@ impl Failure {
         self.status == 5 || self.status > 128
     }
 
-    /// Whether another attempt could go better.
-    pub(crate) fn may_pass(&self) -> bool {
-        matches!(self.status, 3..=5)
+    /// Whether something could not be opened: all attempts that it had were made.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.opening
     }
 
     /// The status to end with.
@@ -130,6 +132,6 @@ impl From<qio::Error> for Failure {
             Class::Timeout => 5,
             _ => 1,
         };
-        Self::new(status, Some(error.report().to_string()))
+        Self { opening: true, ..Self::new(status, Some(error.report().to_string())) }
     }
 }

@@ -117,8 +117,8 @@ fn exit_codes() -> String {
     text.push_str(
         "  128+N  ended by signal N\n
 `qio connect exec:COMMAND` ends with the status of the program that it ran. `qio relay` with listen:
-ends with 0 when it was told to stop; what happens to single connections is said in lines about
-them. With --once, or without listen:, the status is that of the one connection.\n",
+or reconnect-ms ends with 0 when it was told to stop; what happens to single connections is said in
+lines about them. With --once, or with neither, the status is that of the one connection.\n",
     );
     text
 }
@@ -177,4 +177,11 @@ without a value is on. Quote addresses for the shell: ? and & mean something to 
 
 qemu:TEXT is an address as QEMU writes it, with what QEMU means when nothing is said:
 qemu:db.example:5432,ipv4=on, listen:qemu::5900, qemu:unix:/run/x.sock,server=on,wait=off.
+
+With ?retry=N an opening that fails for now (refused, unreachable, no such socket, no answer in
+time, a busy name server) is tried again, after 0.1 s and then twice as long each time, up to 5 s.
+With ?reconnect-ms=MS the pause is always MS, and there is no end of attempts unless retry= sets
+one. An address with it is also opened again when its connection has ended: `qio relay` without
+listen: joins its two addresses anew until a signal stops it, `qio connect` goes on until its
+standard input ends. For a client of a listening relay the attempts go on for --connect-timeout.
 ";

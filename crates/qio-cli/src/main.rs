@@ -9,8 +9,10 @@ mod descriptors;
 mod exit;
 mod help;
 mod inherited;
+mod kept;
 mod relay;
 mod report;
+mod service;
 mod session;
 mod stop;
 mod terminal;
@@ -18,6 +20,7 @@ mod workers;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -25,16 +28,18 @@ use qio::net::Inherited;
 
 use args::{Cli, Command};
 use exit::Failure;
+use service::Service;
 
 fn main() -> ExitCode {
     // First of all, before any other descriptor exists.
-    let inherited = Inherited::from(inherited::take());
+    let start = inherited::take();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
     start_log();
-    match run(cli.command, inherited) {
+    let service = Arc::new(Service::new(start.service));
+    match run(cli.command, Inherited::from(start.fds), service) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
@@ -55,21 +60,32 @@ fn start_log() {
     }
 }
 
-fn run(command: Command, inherited: Inherited) -> Result<(), Failure> {
+fn run(command: Command, inherited: Inherited, service: Arc<Service>) -> Result<(), Failure> {
+    let attended = Arc::clone(&service);
     match command {
         Command::Help(args) => help::print(&args),
         Command::Completions { shell } => help::completions(shell),
         Command::Man => help::manual(),
         Command::Demo(args) => demo::run(&args),
-        Command::Relay(args) => in_loop(relay::run(args, inherited)),
-        Command::Connect(args) => in_loop(terminal::connect(args, inherited)),
-        Command::Listen(args) => in_loop(terminal::listen_once(args, inherited)),
+        Command::Relay(args) => in_loop(&attended, relay::run(args, inherited, service)),
+        Command::Connect(args) => in_loop(&attended, terminal::connect(args, inherited, service)),
+        Command::Listen(args) => {
+            in_loop(&attended, terminal::listen_once(args, inherited, service))
+        }
     }
 }
 
-fn in_loop(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn in_loop(
+    service: &Service,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     let event_loop = workers::event_loop().map_err(|error| Failure::io("event loop", &error))?;
-    let result = event_loop.block_on(work);
+    let result = event_loop.block_on(async {
+        tokio::select! {
+            result = work => result,
+            never = service.attend() => match never {},
+        }
+    });
     // Threads that are still reading from a terminal or a disk are not waited for.
     event_loop.shutdown_background();
     result

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qio::error::plain;
 use qio::net::{Accepted, Inherited, ListenOptions, Listener};
-use qio::relay::{End, RelayOptions};
+use qio::relay::{End, HalfClose, RelayOptions};
 use qio::{Address, Channel, ChannelExt};
 use qio_adapters::tokio as adapter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
@@ -16,11 +16,11 @@ use crate::accept::{AcceptLoop, Interruption, may_pass};
 use crate::args::RelayArgs;
 use crate::descriptors::Room;
 use crate::exit::Failure;
-use crate::inherited;
 use crate::report::{Report, counted};
+use crate::service::Service;
 use crate::session::{
     Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
-    relay_options, turned_on,
+    reached, relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -31,34 +31,61 @@ pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long connections get to end their children when the program was told twice to end.
 const AT_ONCE_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long the other side may be silent after one has ended, when both are opened again then: long
+/// enough for an answer that is on its way, and no longer, because the one that ended is back only
+/// when the pair is.
+const REJOIN_GRACE: Duration = Duration::from_secs(1);
+
 /// How long connections that were cut get to say so.
 pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: RelayArgs,
+    inherited: Inherited,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
+    service.show(&report);
     let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let (cut, cut_flag) = flag::channel(Cut::No);
     for address in [&args.left, &args.right] {
-        inherited::check(address, &inherited)?;
+        // What would fail for each client is found out now.
+        inherited.check(address)?;
     }
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,
     };
     let right = RightSide::open(&args, &inherited, &report)?;
+    let rejoins = listener.is_none() && rejoin_pause(&args).is_some();
+    let mut options = relay_options(&args.joining);
+    if rejoins && args.joining.half_close.is_none() {
+        options = options.half_close(HalfClose::Close { grace: REJOIN_GRACE });
+    }
     let relay = Arc::new(Relay {
         target: right.name().into(),
         right,
-        options: relay_options(&args.joining),
+        options,
         report: Arc::clone(&report),
         cut: cut_flag,
+        service: Arc::clone(&service),
         serves_one: args.once || listener.is_none(),
+        rejoins,
     });
-    let mut stopper = Stopper { signals, report: Arc::clone(&report), cut, drain: args.drain };
+    let report_too = Arc::clone(&report);
+    let mut stopper = Stopper {
+        signals,
+        report: report_too,
+        service,
+        cut,
+        drain: args.drain,
+        rejoins,
+        stopping: false,
+    };
     let work = async {
         match listener {
             Some(listener) => serve(listener, &args, &relay, &mut stopper).await,
-            None => join_once(&args, &relay, inherited, &mut stopper).await,
+            None => join_both(&args, &relay, inherited, &mut stopper).await,
         }
     };
     let result = tokio::select! {
@@ -93,8 +120,11 @@ struct Relay {
     options: RelayOptions,
     report: Arc<Report>,
     cut: CutFlag,
+    service: Arc<Service>,
     /// The program ends with the outcome of the one connection.
     serves_one: bool,
+    /// The same two addresses are joined again when a connection has ended.
+    rejoins: bool,
 }
 
 /// Where the second channel of a connection comes from.
@@ -114,7 +144,10 @@ impl RightSide {
             let listener = listen(&args.right, inherited, report)?;
             return Ok(Self::Accept { listener, report: Arc::clone(report) });
         }
-        let opener = Opener::new(&args.opening, inherited.clone(), report);
+        let mut opener = Opener::new(&args.opening, inherited.clone(), report);
+        if !args.left.is_listening() && rejoin_pause(args).is_some() {
+            opener = opener.endlessly();
+        }
         Ok(Self::Connect { address: args.right.clone(), opener })
     }
 
@@ -175,8 +208,9 @@ impl Relay {
         let connection = self.report.begin(peer, Arc::clone(&self.target));
         let right = tokio::select! {
             right = Box::pin(self.right.channel()) => right,
-            () = Box::pin(gone(&*left)), if slot.is_some() => Err(Failure::gone()),
+            () = Box::pin(gone(&*left)), if slot.is_some() || self.rejoins => Err(Failure::gone()),
             () = turned_on(self.cut.clone()) => Err(Failure::cut()),
+            () = reached(self.cut.clone(), Cut::Opening), if self.rejoins => return Ok(()),
         };
         let right = match right {
             Ok(right) => right,
@@ -185,13 +219,20 @@ impl Relay {
                 return Err(connection.failed(failure, self.serves_one));
             }
         };
+        // Of two addresses that are joined once, nothing is left to be opened.
+        self.service.ready();
         let options = self.options.clone();
         let ends = [Arc::clone(&left), Arc::clone(&right)];
         match join(left, right, options, &connection, self.cut.clone()).await {
             Ok(record) => {
                 let cut = record.end == End::Cut;
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
-                let result = connection.ended(&record, outcome(&record, &what));
+                let result = match record.end {
+                    // The other side had its time to end, too.
+                    End::HalfClosed if self.rejoins => Ok(()),
+                    _ => outcome(&record, &what),
+                };
+                let result = connection.ended(&record, result);
                 if cut {
                     Box::pin(end_children(ends, self.cut.clone())).await;
                     return Ok(());
@@ -213,20 +254,62 @@ async fn end_children([left, right]: [Arc<dyn Channel>; 2], cut: CutFlag) {
     tokio::join!(end_child_in_time(left, cut.clone()), end_child_in_time(right, cut));
 }
 
-/// Joins two channels that are both connected to.
-async fn join_once(
+/// How long to wait before two addresses are joined again: the longer of what they say.
+fn rejoin_pause(args: &RelayArgs) -> Option<Duration> {
+    if args.once {
+        return None;
+    }
+    [&args.left, &args.right].into_iter().filter_map(Address::reconnect_pause).max()
+}
+
+/// Joins two channels of which the left one is connected to: once, or again and again.
+async fn join_both(
     args: &RelayArgs,
     relay: &Arc<Relay>,
     inherited: Inherited,
     stopper: &mut Stopper,
 ) -> Result<(), Failure> {
-    let opener = Opener::new(&args.opening, inherited, &relay.report);
-    let left = tokio::select! {
-        left = opener.open(&args.left) => left?,
-        number = stopper.requested() => return Err(Failure::signal(number)),
-    };
-    let job = tokio::spawn(Arc::clone(relay).connection(left, args.left.to_string(), None));
-    stopper.until(finished(job), false).await
+    let mut opener = Opener::new(&args.opening, inherited, &relay.report);
+    let pause = rejoin_pause(args);
+    if pause.is_some() {
+        opener = opener.endlessly();
+        // Waiting for servers that come and go is what it is for.
+        relay.service.ready();
+    }
+    loop {
+        let left = tokio::select! {
+            left = opener.open(&args.left) => left,
+            number = stopper.requested() => match pause {
+                // What goes on for ever ends as asked when it is told to.
+                Some(_) => return Ok(()),
+                None => return Err(Failure::signal(number)),
+            },
+        };
+        let result = match left {
+            Ok(left) => {
+                let relay = Arc::clone(relay);
+                let job = tokio::spawn(relay.connection(left, args.left.to_string(), None));
+                stopper.until(finished(job), false).await
+            }
+            Err(failure) => Err(failure),
+        };
+        let Some(pause) = pause.filter(|_| !stopper.stopping) else { return result };
+        match result {
+            Ok(()) => relay
+                .report
+                .detail(&format!("{} and {} are joined again in {pause:?}", args.left, args.right)),
+            Err(failure) if failure.is_opening() => return Err(failure),
+            Err(failure) => {
+                if let Some(message) = failure.message() {
+                    relay.report.trying_again(message, true);
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopper.requested() => return Ok(()),
+        }
+    }
 }
 
 /// Accepts clients until told to stop (or one, with --once).
@@ -237,6 +320,7 @@ async fn serve(
     stopper: &mut Stopper,
 ) -> Result<(), Failure> {
     let workers = Workers::start(args.threads).map_err(|error| Failure::io("threads", &error))?;
+    relay.service.watch_over(workers.all());
     let asked = if args.once { 1 } else { args.max_connections };
     let room = Room::make(asked, &args.right, args.threads);
     let limit = room.connections;
@@ -252,6 +336,7 @@ async fn serve(
         only = Some(job);
     };
     let may_accept = || !relay.right.is_starving();
+    relay.service.ready();
     let mut accepting = AcceptLoop::new(&listener, &slots, args.once, may_accept, start);
     loop {
         let interruption = tokio::select! {
@@ -314,8 +399,13 @@ async fn finished(job: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
 struct Stopper {
     signals: Signals,
     report: Arc<Report>,
+    service: Arc<Service>,
     cut: flag::Sender<Cut>,
     drain: Duration,
+    /// Nobody waits for what is being opened.
+    rejoins: bool,
+    /// A signal has asked to stop.
+    stopping: bool,
 }
 
 impl Stopper {
@@ -323,7 +413,15 @@ impl Stopper {
     async fn requested(&mut self) -> i32 {
         loop {
             match self.signals.next().await {
-                Wish::Stop(number) => return number,
+                Wish::Stop(number) => {
+                    if self.rejoins && !self.stopping {
+                        // Without receivers nothing is being opened.
+                        let _ = self.cut.send(Cut::Opening);
+                    }
+                    self.stopping = true;
+                    self.service.stopping();
+                    return number;
+                }
                 Wish::Show => self.report.table(),
             }
         }

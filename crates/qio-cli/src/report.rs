@@ -31,9 +31,11 @@ pub(crate) struct Report {
     moved: AtomicU64,
     started: Instant,
     limit_said: Mutex<Option<Instant>>,
+    /// What was wrong when something was tried again, and when that was said.
+    trouble_said: Mutex<Option<(String, Instant)>>,
 }
 
-/// How often the limit of open files is mentioned.
+/// How often the same trouble is mentioned: the limit of open files, a target that is not there.
 const LIMIT_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl Report {
             moved: AtomicU64::new(0),
             started: Instant::now(),
             limit_said: Mutex::new(None),
+            trouble_said: Mutex::new(None),
         })
     }
 
@@ -155,6 +158,13 @@ impl Report {
         ));
         self.bar.tick();
         total
+    }
+
+    /// The counts in a few words, without those of connections that still run.
+    pub(crate) fn summary(&self) -> String {
+        let served = self.served.load(Ordering::Relaxed);
+        let moved = HumanBytes(self.moved.load(Ordering::Relaxed));
+        format!("{} live, {served} served, {moved} moved", self.live_count())
     }
 
     /// An address is ready for clients. Said when asked to be verbose, and when nobody could know
@@ -190,6 +200,26 @@ impl Report {
             *last = Some(Instant::now());
             self.note(&format!("{what}; further clients wait"));
         }
+    }
+
+    /// Something failed and is tried again: the same failure is said once a period, and to those
+    /// alone who asked for more unless it is `loud`.
+    pub(crate) fn trying_again(&self, failure: &str, loud: bool) {
+        if !loud && !self.output.verbose {
+            return;
+        }
+        let mut last = self.trouble_said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said =
+            |(text, when): &(String, Instant)| text == failure && when.elapsed() < LIMIT_PERIOD;
+        if !last.as_ref().is_some_and(said) {
+            *last = Some((failure.to_owned(), Instant::now()));
+            self.note(&format!("{failure}; trying again"));
+        }
+    }
+
+    /// What was tried again has succeeded: the next failure is news.
+    pub(crate) fn trouble_is_over(&self) {
+        *self.trouble_said.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// How many connections are live.

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use qio::error::plain;
-use qio::net::{Connect, ConnectOptions, Inherited, is_descriptor_limit};
+use qio::net::{Connect, ConnectOptions, Inherited, Retry, is_descriptor_limit};
 use qio::relay::{End, HalfClose, Record, Relay, RelayOptions};
 use qio::transport::Child;
 use qio::watch::{self, PollSet, Steps};
@@ -30,6 +30,8 @@ pub(crate) type CutFlag = flag::Receiver<Cut>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cut {
     No,
+    /// What is not joined yet is given up, where nobody waits for it.
+    Opening,
     /// Children may clean up.
     Politely,
     /// The program ends in a moment.
@@ -41,17 +43,10 @@ pub(crate) enum Cut {
 pub(crate) struct Opener {
     options: ConnectOptions,
     timeout: Duration,
-    retries: u32,
     report: Arc<Report>,
     /// How many wait for a descriptor.
     starving: AtomicUsize,
 }
-
-/// The first pause before another attempt…
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// …and the longest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long to wait at the limit of open files.
 pub(crate) const LIMIT_PAUSE: Duration = Duration::from_millis(200);
@@ -59,14 +54,16 @@ pub(crate) const LIMIT_PAUSE: Duration = Duration::from_millis(200);
 impl Opener {
     pub(crate) fn new(args: &OpeningArgs, inherited: Inherited, report: &Arc<Report>) -> Self {
         let timeout = args.connect_timeout;
-        let options = ConnectOptions::new().timeout(timeout).inherited(inherited);
-        Self {
-            options,
-            timeout,
-            retries: args.retry,
-            report: Arc::clone(report),
-            starving: AtomicUsize::new(0),
-        }
+        let retry = args.retry.map(|attempts| Retry::new().attempts(attempts));
+        let options = ConnectOptions::new().timeout(timeout).retry(retry).inherited(inherited);
+        Self { options, timeout, report: Arc::clone(report), starving: AtomicUsize::new(0) }
+    }
+
+    /// The same for addresses that are joined again and again: with `reconnect-ms` there is no end
+    /// of attempts, unless somebody has set one.
+    pub(crate) fn endlessly(mut self) -> Self {
+        self.options.retry.get_or_insert_default();
+        self
     }
 
     /// Whether somebody waits for a descriptor, who comes before further clients.
@@ -89,33 +86,52 @@ impl Opener {
 
     /// Connects. Dropping the future gives up at once.
     pub(crate) async fn open(&self, address: &Address) -> Result<Arc<dyn Channel>, Failure> {
-        let mut pause = FIRST_PAUSE;
-        let mut left = self.retries;
         let until = Instant::now().checked_add(self.timeout);
         loop {
-            let failure = match adapter::run(Connect::new(address, &self.options)).await {
+            let connect = Connect::new(address, &self.options);
+            let opening = Opening { connect, opener: self, address, failed: false };
+            let error = match adapter::run(opening).await {
                 Ok(Ok(channel)) => return Ok(channel),
-                Ok(Err(error)) => {
-                    // A client that got the last descriptor waits for the next one.
-                    if let Some(limit) = descriptor_limit(&error) {
-                        self.report.at_limit(format_args!("connect {address}: {}", plain(limit)));
-                        if until.is_some_and(|until| Instant::now() >= until) {
-                            return Err(Failure::from(error).at_limit());
-                        }
-                        self.starve().await;
-                        continue;
-                    }
-                    Failure::from(error)
-                }
-                Err(error) => Failure::io(format_args!("connect {address}"), &error),
+                Ok(Err(error)) => error,
+                Err(error) => return Err(Failure::io(format_args!("connect {address}"), &error)),
             };
-            if left == 0 || !failure.may_pass() {
-                return Err(failure);
+            // A client that got the last descriptor waits for the next one.
+            let Some(limit) = descriptor_limit(&error) else { return Err(error.into()) };
+            self.report.at_limit(format_args!("connect {address}: {}", plain(limit)));
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(Failure::from(error).at_limit());
             }
-            left -= 1;
-            tokio::time::sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+            self.starve().await;
         }
+    }
+}
+
+/// The opening of an address, which says what goes wrong on the way.
+#[derive(Debug)]
+struct Opening<'a> {
+    connect: Connect,
+    opener: &'a Opener,
+    address: &'a Address,
+    failed: bool,
+}
+
+impl Steps for Opening<'_> {
+    type Output = qio::Result<Arc<dyn Channel>>;
+
+    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
+        let result = self.connect.step(now);
+        if let Some(failure) = self.connect.last_failure() {
+            let loud = self.address.reconnect_pause().is_some();
+            self.opener.report.trying_again(&failure.report().to_string(), loud);
+            self.failed = true;
+        } else if self.failed && matches!(result, Poll::Ready(Ok(_))) {
+            self.opener.report.trouble_is_over();
+        }
+        result
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        self.connect.watch(set);
     }
 }
 
@@ -135,7 +151,10 @@ fn descriptor_limit(error: &qio::Error) -> Option<&io::Error> {
 pub(crate) fn relay_options(args: &JoiningArgs) -> RelayOptions {
     RelayOptions::default()
         .idle_timeout(args.idle_timeout)
-        .half_close(HalfClose::Propagate { limit: args.half_close.0 })
+        .half_close(
+            args.half_close
+                .map_or_else(HalfClose::default, |limit| HalfClose::Propagate { limit: limit.0 }),
+        )
         .pass_fds(args.pass_fds)
         .splice(!args.no_splice)
 }
@@ -223,7 +242,7 @@ pub(crate) async fn turned_on(cut: CutFlag) {
     reached(cut, Cut::Politely).await;
 }
 
-async fn reached(mut cut: CutFlag, urgency: Cut) {
+pub(crate) async fn reached(mut cut: CutFlag, urgency: Cut) {
     if cut.wait_for(|&now| now >= urgency).await.is_err() {
         pending().await
     }

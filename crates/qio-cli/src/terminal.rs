@@ -13,30 +13,56 @@ use tokio::sync::watch as flag;
 
 use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
+use crate::kept::Kept;
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
+use crate::service::Service;
 use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
 use crate::stop::{Signals, Wish};
 
-pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
+pub(crate) async fn connect(
+    args: ConnectArgs,
+    inherited: Inherited,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
-    let opener = Opener::new(&args.opening, inherited, &report);
-    let channel = tokio::select! {
-        channel = opener.open(&args.address) => channel?,
-        number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
-    };
+    service.show(&report);
+    let mut opener = Opener::new(&args.opening, inherited, &report);
+    let pause = args.address.reconnect_pause();
+    if pause.is_some() {
+        opener = opener.endlessly();
+    }
     let target = args.address.to_string();
-    let joined =
-        terminal.join(Arc::clone(&channel), &target, &args.joining, &report, &mut signals).await;
-    let failure = match joined {
-        // What qio ended before its time ends its child, too.
-        Err(failure) if failure.is_by_decision() => {
-            end_child(channel).await;
-            return Err(failure);
+    let (channel, failure) = loop {
+        let channel = tokio::select! {
+            channel = opener.open(&args.address) => channel?,
+            number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
+        };
+        service.ready();
+        let to = Arc::clone(&channel);
+        let keep = pause.is_some();
+        let ended = terminal.join(to, &target, &args.joining, &report, &mut signals, keep).await;
+        let failure = match ended.result {
+            // What qio ended before its time ends its child, too.
+            Err(failure) if failure.is_by_decision() => {
+                end_child(channel).await;
+                return Err(failure);
+            }
+            joined => joined.err(),
+        };
+        let Some(pause) = pause.filter(|_| ended.by == Some(Side::Right)) else {
+            break (channel, failure);
+        };
+        match failure.as_ref().and_then(Failure::message) {
+            Some(message) => report.trying_again(message, true),
+            None => report.detail(&format!("connect {target}: again in {pause:?}")),
         }
-        joined => joined.err(),
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
+        }
     };
     // A child says itself whether it did its work.
     let status = tokio::select! {
@@ -62,11 +88,17 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
     }
 }
 
-pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Result<(), Failure> {
+pub(crate) async fn listen_once(
+    args: ListenArgs,
+    inherited: Inherited,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
+    service.show(&report);
     let listener = listen(&args.address, &inherited, &report)?;
+    service.ready();
     let patience = async {
         match args.accept_timeout {
             Some(time) => tokio::time::sleep(time).await,
@@ -84,13 +116,14 @@ pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Resul
     };
     let client = client.map_err(|error| Failure::io("accept", &error))?;
     let _ = listener.close();
-    terminal.join(client.channel, &client.peer, &args.joining, &report, &mut signals).await
+    let (channel, peer) = (client.channel, client.peer);
+    terminal.join(channel, &peer, &args.joining, &report, &mut signals, false).await.result
 }
 
 /// Standard input and output as a channel.
 #[derive(Debug)]
 struct Terminal {
-    channel: Pipe,
+    channel: Arc<Pipe>,
     /// Somebody sits in front of it and types.
     interactive: bool,
     /// Standard input or output is a terminal, where a progress line would disturb.
@@ -110,30 +143,36 @@ impl Terminal {
         let channel = Pipe::from_shared_fds(input, output)
             .map_err(|error| Failure::io("standard input and output", &error))?;
         channel.set_name("-");
-        Ok(Self { channel, interactive, visible: input_tty || output_tty })
+        Ok(Self { channel: Arc::new(channel), interactive, visible: input_tty || output_tty })
     }
 
     fn report(&self, output: OutputArgs) -> Arc<Report> {
         Report::new(output, !self.visible)
     }
 
-    /// Joins the terminal, on the left, to `channel`.
+    /// Joins the terminal, on the left, to `channel`; with `keep` it stays open, and the end of
+    /// `channel` is the end of the connection.
     async fn join(
-        self,
+        &self,
         channel: Arc<dyn Channel>,
         target: &str,
         args: &JoiningArgs,
         report: &Arc<Report>,
         signals: &mut Signals,
-    ) -> Result<(), Failure> {
+        keep: bool,
+    ) -> Ended {
         let mut options: RelayOptions = relay_options(args);
-        if self.interactive {
+        let mut left: Arc<dyn Channel> = Arc::clone(&self.channel) as _;
+        if keep {
+            left = Arc::new(Kept(Arc::clone(&self.channel)));
+        }
+        if self.interactive || keep {
             // Nobody wants to type into a connection that has ended.
             options = options.ends_with(Some(Side::Right));
         }
         let connection = report.begin("-".to_owned(), target.into());
         let (cut, cut_flag) = flag::channel(Cut::No);
-        let joined = join(Arc::new(self.channel), channel, options, &connection, cut_flag);
+        let joined = join(left, channel, options, &connection, cut_flag);
         tokio::pin!(joined);
         let record = tokio::select! {
             record = &mut joined => record,
@@ -145,16 +184,29 @@ impl Terminal {
                 if let Ok(Ok(record)) = record {
                     let _ = connection.ended(&record, Ok(()));
                 }
-                return Err(Failure::signal(number));
+                return Ended { result: Err(Failure::signal(number)), by: None };
             }
             never = keep_progress(report) => match never {},
         };
-        report.finish();
+        if !keep {
+            report.finish();
+        }
         match record {
-            Ok(record) => connection.ended(&record, outcome(&record, target)),
-            Err(error) => Err(Failure::io(target, &error)),
+            Ok(record) => Ended {
+                result: connection.ended(&record, outcome(&record, target)),
+                by: record.ended_by,
+            },
+            Err(error) => Ended { result: Err(Failure::io(target, &error)), by: None },
         }
     }
+}
+
+/// How a connection of the terminal ended.
+#[derive(Debug)]
+struct Ended {
+    result: Result<(), Failure>,
+    /// Whose end came first.
+    by: Option<Side>,
 }
 
 fn in_foreground(terminal: &OwnedFd) -> bool {

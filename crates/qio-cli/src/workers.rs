@@ -35,6 +35,11 @@ impl Workers {
         Ok(Self { handles, next: AtomicUsize::new(0) })
     }
 
+    /// All loops.
+    pub(crate) fn all(&self) -> &[Handle] {
+        &self.handles
+    }
+
     /// The loop for the next connection.
     pub(crate) fn next(&self) -> &Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);

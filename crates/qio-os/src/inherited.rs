@@ -12,6 +12,9 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 #[derive(Debug, Default)]
 pub struct InheritedFds {
     by_number: BTreeMap<RawFd, OwnedFd>,
+    /// Also of those that were taken, so that it can be told why there is none.
+    names: BTreeMap<RawFd, String>,
+    remark: Option<String>,
 }
 
 impl InheritedFds {
@@ -35,6 +38,51 @@ impl InheritedFds {
     /// The numbers that can still be taken, in order.
     pub fn numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
         self.by_number.keys().copied()
+    }
+
+    /// Gives a number a name, as a service manager does (sd_listen_fds_with_names(3)); several
+    /// numbers may have the same one. It stays when the descriptor is taken.
+    pub fn set_name(&mut self, number: RawFd, name: impl Into<String>) {
+        self.names.insert(number, name.into());
+    }
+
+    /// The name of a number.
+    pub fn name(&self, number: RawFd) -> Option<&str> {
+        self.names.get(&number).map(String::as_str)
+    }
+
+    /// The numbers of that name which can still be taken, in order.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = RawFd> + 'a {
+        self.numbers().filter(move |&number| self.name(number) == Some(name))
+    }
+
+    /// Each name once, in the order of their first numbers, also of descriptors that were taken.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.names.values() {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Sets what errors about missing descriptors say besides: why some that were expected are
+    /// not there.
+    pub fn set_remark(&mut self, remark: impl Into<String>) {
+        self.remark = Some(remark.into());
+    }
+
+    /// Why some descriptors that were expected are not there.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+}
+
+impl Extend<(RawFd, OwnedFd)> for InheritedFds {
+    /// Adds descriptors; those that were there under the same numbers are closed.
+    fn extend<T: IntoIterator<Item = (RawFd, OwnedFd)>>(&mut self, fds: T) {
+        self.by_number.extend(fds);
     }
 }
 

@@ -81,6 +81,8 @@ fn good_addresses_are_written_in_one_way() {
         ("pipe:/run/fifo?write", "pipe:/run/fifo?write"),
         ("fd:3", "fd:3"),
         ("listen:fd:3", "listen:fd:3"),
+        ("listen:fd:web 2.socket", "listen:fd:web 2.socket"),
+        ("fd://what%3F", "fd:what%3F"),
         ("-", "-"),
         ("stdio:", "-"),
         ("null:", "null:"),
@@ -218,9 +220,9 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("exec:a?linger=1&linger=2", "option \"linger\" is given twice".into()),
         ("pipe:x?read&write", "a FIFO is either read or written".into()),
         ("pipe:x?read=off", "a FIFO is either read or written".into()),
-        ("fd:", "\"\" is not the number of a descriptor".into()),
+        ("fd:", "\"\" is neither the number nor the name of a descriptor (a name has up to 255 printable ASCII characters and no colon)".into()),
+        ("fd:a:b", "\"a:b\" is neither the number nor the name of a descriptor (a name has up to 255 printable ASCII characters and no colon)".into()),
         ("fd:-1", "\"-1\" is not the number of a descriptor".into()),
-        ("fd:3x", "\"3x\" is not the number of a descriptor".into()),
         ("fd:99999999999", "\"99999999999\" is not the number of a descriptor".into()),
         ("null:x", "nothing can follow the colon, but \"x\" does".into()),
         ("-?x", "option \"x\" is not known (options here: none)".into()),
@@ -393,7 +395,13 @@ fn any_address() -> impl Strategy<Value = Address> {
         address.with_option("env", os(&value)).unwrap().with_option("env", "X=").unwrap()
     });
     let pipe = path.prop_map(|path| Address::pipe(os(&path)));
-    let fd = (0..1000u32).prop_map(Address::fd);
+    let fd = prop_oneof![
+        (0..1000u32).prop_map(Address::fd),
+        "[a-z/@?%&. -][ -9;-~]{0,40}".prop_filter_map("a number", |name| {
+            let address = Address::fd_named(name.clone());
+            address.to_string().parse::<Address>().is_ok().then_some(address)
+        }),
+    ];
     let fixed = proptest::sample::select(vec![Address::stdio(), Address::null(), Address::echo()]);
     prop_oneof![
         tcp, tuned, listening, file, append, unix, name, padded, marked, vsock, vsock_any, exec,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::address::{Address, Refusal, Role};
 use super::cancel::Cancel;
 use super::options::{ConnectOptions, Inherited};
+use super::reconnect::{Backoff, Retry, may_pass};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
 use crate::watch::{PollSet, Steps, run};
@@ -34,7 +35,8 @@ use crate::watch::{PollSet, Steps, run};
 ///
 /// By [`Class`]: `Usage` for an address that makes no sense here, `Resolve` for a name, `Timeout`
 /// after [`ConnectOptions::timeout`], `Cancelled`, and `Open` for the rest, with what happened to
-/// each address that was tried.
+/// each address that was tried. With [`ConnectOptions::retry`] it is the failure of the last
+/// attempt.
 #[doc(alias = "qio_channel_socket_connect_sync")]
 pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Arc<dyn Channel>> {
     match run(Connect::new(address, options), None) {
@@ -48,7 +50,8 @@ pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Arc<dyn Ch
 /// The opening of an address, in steps.
 ///
 /// The deadline counts from the making of it. Dropping it cancels at once: sockets and processes
-/// that are half made are gone.
+/// that are half made are gone. With [`ConnectOptions::retry`] it opens the address again after
+/// each failure that may pass, each time with a deadline of its own.
 #[doc(alias = "qio_channel_socket_connect_async")]
 pub struct Connect {
     address: String,
@@ -56,12 +59,22 @@ pub struct Connect {
     limit: Option<Duration>,
     deadline: Option<Instant>,
     cancel: Option<Cancel>,
+    again: Option<Box<Again>>,
 }
 
 enum State {
     /// Failed before the first step, or over.
     Over(Option<Error>),
     Opening(Opening),
+    /// The next attempt is at that time; how the last one failed.
+    Pausing(Instant, Error),
+}
+
+/// What further attempts need.
+struct Again {
+    address: Address,
+    options: ConnectOptions,
+    backoff: Backoff,
 }
 
 /// What a scheme makes of an address.
@@ -107,25 +120,21 @@ impl Connect {
     /// it comes out of the first step.
     pub fn new(address: &Address, options: &ConnectOptions) -> Self {
         let text = address.to_string();
-        // A time that no clock can show never comes.
-        let deadline = options.timeout.and_then(|limit| Instant::now().checked_add(limit));
-        let request = Request { address: &text, options, deadline };
-        let opening = match address.role() {
-            Role::Connect => address.check(),
-            Role::Listen => Err(Refusal::new("this is an address to listen on")),
-        };
-        let cancelled = options.cancel.as_ref().is_some_and(Cancel::is_triggered);
-        let opening = match opening {
-            Err(refusal) => Err(refusal.of("connect", &text)),
-            Ok(()) if cancelled => Err(given_up(&text)),
-            Ok(()) => (address.scheme().connect)(address, &request),
-        };
-        let state = match opening {
-            Ok(opening) => State::Opening(opening),
-            Err(error) => State::Over(Some(error)),
-        };
+        let again = Again::of(address, options).map(Box::new);
+        let overall = again.as_ref().and_then(|again| again.backoff.until());
+        let (deadline, limit) = deadline(options.timeout, overall, Instant::now());
+        let state = start(address, &Request { address: &text, options, deadline });
         let cancel = options.cancel.clone();
-        Self { address: text, state, limit: options.timeout, deadline, cancel }
+        Self { address: text, state, limit, deadline, cancel, again }
+    }
+
+    /// How the last attempt failed, while there is a pause before the next one: for whoever shows
+    /// what goes on.
+    pub fn last_failure(&self) -> Option<&Error> {
+        match &self.state {
+            State::Pausing(_, error) => Some(error),
+            _ => None,
+        }
     }
 
     fn try_finish(&mut self, now: Instant) -> Poll<Result<Arc<dyn Channel>>> {
@@ -135,10 +144,8 @@ impl Connect {
                 let over = || Error::usage("connect", &self.address, "over");
                 return Poll::Ready(Err(error.take().unwrap_or_else(over)));
             }
+            State::Pausing(..) => return Poll::Pending,
         };
-        if self.cancel.as_ref().is_some_and(Cancel::is_triggered) {
-            return Poll::Ready(Err(given_up(&self.address)));
-        }
         match opening {
             Opening::Ready(channel) => Poll::Ready(Ok(Arc::clone(channel))),
             Opening::Steps(steps) => match steps.step(now) {
@@ -151,13 +158,105 @@ impl Connect {
             },
         }
     }
+
+    /// Begins the pause after a failure that may pass, if there is to be another attempt.
+    fn pause(&mut self, error: Error, now: Instant) -> Poll<Result<Arc<dyn Channel>>> {
+        let Some(again) = &mut self.again else { return Poll::Ready(Err(error)) };
+        let pause = may_pass(&error).then(|| again.backoff.next_pause(now)).flatten();
+        // A pause whose end no clock can show never ends.
+        let Some(until) = pause.and_then(|pause| now.checked_add(pause)) else {
+            return Poll::Ready(Err(again.counted(error)));
+        };
+        event!(debug, address = %self.address, error = %error.report(), ?pause, "trying again");
+        self.state = State::Pausing(until, error);
+        Poll::Pending
+    }
+
+    /// The next attempt, when its time has come.
+    fn start_again(&mut self, now: Instant) {
+        let (State::Pausing(until, _), Some(again)) = (&self.state, &self.again) else { return };
+        if *until > now {
+            return;
+        }
+        let Again { address, options, backoff } = &**again;
+        (self.deadline, self.limit) = deadline(options.timeout, backoff.until(), now);
+        let request = Request { address: &self.address, options, deadline: self.deadline };
+        self.state = start(address, &request);
+    }
+}
+
+impl Again {
+    fn of(address: &Address, options: &ConnectOptions) -> Option<Self> {
+        let plan = Retry::asked_for(address, options)?;
+        let backoff = plan.start(Instant::now());
+        Some(Self { address: address.clone(), options: options.clone(), backoff })
+    }
+
+    /// Says of the last failure that it was not the first.
+    fn counted(&self, error: Error) -> Error {
+        match (self.backoff.failures().saturating_add(1), error.hint_text()) {
+            (1, _) => error,
+            _ if error.class() == Class::Cancelled => error,
+            (attempts, None) => error.hint(format!("tried {attempts} times")),
+            (attempts, Some(hint)) => {
+                let hint = format!("{hint}, tried {attempts} times");
+                error.hint(hint)
+            }
+        }
+    }
+}
+
+/// When an attempt that starts now is over, and how long it may take.
+fn deadline(
+    limit: Option<Duration>,
+    overall: Option<Instant>,
+    now: Instant,
+) -> (Option<Instant>, Option<Duration>) {
+    // A time that no clock can show never comes.
+    let own = limit.and_then(|limit| now.checked_add(limit));
+    match (own, overall) {
+        (own, Some(overall)) if own.is_none_or(|own| overall < own) => {
+            (Some(overall), Some(overall.saturating_duration_since(now)))
+        }
+        (own, _) => (own, limit),
+    }
+}
+
+/// Starts an attempt.
+fn start(address: &Address, request: &Request<'_>) -> State {
+    let opening = match address.role() {
+        Role::Connect => address.check(),
+        Role::Listen => Err(Refusal::new("this is an address to listen on")),
+    };
+    let cancelled = request.options.cancel.as_ref().is_some_and(Cancel::is_triggered);
+    let opening = match opening {
+        Err(refusal) => Err(refusal.of("connect", request.address)),
+        Ok(()) if cancelled => Err(given_up(request.address)),
+        Ok(()) => (address.scheme().connect)(address, request),
+    };
+    match opening {
+        Ok(opening) => State::Opening(opening),
+        Err(error) => State::Over(Some(error)),
+    }
 }
 
 impl Steps for Connect {
     type Output = Result<Arc<dyn Channel>>;
 
     fn step(&mut self, now: Instant) -> Poll<Self::Output> {
-        let result = self.try_finish(now);
+        let cancelled = self.cancel.as_ref().is_some_and(Cancel::is_triggered);
+        let mut result = match self.state {
+            State::Opening(_) | State::Pausing(..) if cancelled => {
+                Poll::Ready(Err(given_up(&self.address)))
+            }
+            _ => {
+                self.start_again(now);
+                self.try_finish(now)
+            }
+        };
+        if let Poll::Ready(Err(error)) = result {
+            result = self.pause(error, now);
+        }
         if let Poll::Ready(result) = &result {
             self.state = State::Over(None);
             if let Ok(channel) = result {
@@ -171,8 +270,9 @@ impl Steps for Connect {
         match &mut self.state {
             State::Opening(Opening::Steps(steps)) => steps.watch(set),
             State::Opening(Opening::Ready(_)) | State::Over(_) => set.wake_at(Instant::now()),
+            State::Pausing(until, _) => set.wake_at(*until),
         }
-        if let Some(deadline) = self.deadline {
+        if let (Some(deadline), State::Opening(_)) = (self.deadline, &self.state) {
             set.wake_at(deadline);
         }
         if let Some(cancel) = &self.cancel {

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use qio_os::InheritedFds;
 
+use super::address::Address;
 use super::cancel::Cancel;
+use super::reconnect::Retry;
+use super::scheme::fd;
+use crate::error::Result;
 
 /// How long opening may take when nothing else is said: long enough for two lost SYN packets and
 /// their retransmissions (after 1 s and 3 s) on any usable path, short enough to be noticed.
@@ -24,9 +28,13 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// How long everything together may take, resolving included; `None` is for ever.
-    /// [`DEFAULT_TIMEOUT`] unless set.
+    /// How long an attempt may take, resolving included; `None` is for ever. [`DEFAULT_TIMEOUT`]
+    /// unless set.
     pub timeout: Option<Duration>,
+    /// Whether and when there is another attempt after a failure that
+    /// [may pass](super::may_pass). There is none unless this or the address (`retry=`,
+    /// `reconnect-ms=`) says so; what both say, the address decides.
+    pub retry: Option<Retry>,
     /// Where `fd:` finds its descriptors; without it, `fd:` is an error.
     pub inherited: Option<Inherited>,
     /// How another thread gives the attempt up.
@@ -54,13 +62,20 @@ pub struct Inherited {
 impl ConnectOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { timeout: Some(DEFAULT_TIMEOUT), inherited: None, cancel: None }
+        Self { timeout: Some(DEFAULT_TIMEOUT), retry: None, inherited: None, cancel: None }
     }
 
-    /// Sets how long everything together may take; `None` is for ever.
+    /// Sets how long an attempt may take; `None` is for ever.
     #[must_use]
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeout = timeout.into();
+        self
+    }
+
+    /// Sets whether and when there is another attempt; `None` is never.
+    #[must_use]
+    pub fn retry(mut self, retry: impl Into<Option<Retry>>) -> Self {
+        self.retry = retry.into();
         self
     }
 
@@ -123,6 +138,16 @@ impl Inherited {
     /// The table, to add descriptors or to take them out.
     pub fn lock(&self) -> MutexGuard<'_, InheritedFds> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out early what connecting to `address` would fail for: that its descriptor is not
+    /// here. Nothing is taken, and an address that needs no descriptor is fine.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](super::connect) reports it.
+    pub fn check(&self, address: &Address) -> Result<()> {
+        fd::check_there(address, self)
     }
 }
 

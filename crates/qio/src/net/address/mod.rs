@@ -42,7 +42,7 @@ use crate::error::{Error, Result};
 /// | `vsock:host:1024`, `listen:vsock:1024` | a stream between virtual machine and host |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
-/// | `fd:3`, `-` | an inherited descriptor, the standard streams |
+/// | `fd:3`, `fd:web`, `-` | an inherited descriptor by number or name, the standard streams |
 /// | `null:`, `echo:` | nothing, and everything that was written |
 /// | `qemu:db.example:5432,ipv4` | what QEMU means by the text, see [`parse_qemu`](Self::parse_qemu) |
 ///
@@ -174,6 +174,11 @@ impl Address {
     /// An inherited descriptor.
     pub fn fd(number: u32) -> Self {
         Self::new(&fd::SCHEME, vec![number.to_string().into_bytes()])
+    }
+
+    /// An inherited descriptor, or all of that name to listen on.
+    pub fn fd_named(name: impl Into<String>) -> Self {
+        Self::new(&fd::SCHEME, vec![name.into().into_bytes()])
     }
 
     /// This program's standard input and output.

@@ -19,6 +19,8 @@ pub enum Value {
         /// The largest.
         to: u64,
     },
+    /// A whole number, or `forever`.
+    CountOrForever,
     /// Permission bits in octal.
     FileMode,
     /// A [`Switch`](Value::Switch), or permission bits in octal that mean "on, and so".
@@ -43,6 +45,7 @@ impl Value {
             Self::Switch => "on|off".to_owned(),
             Self::Duration => "DURATION".to_owned(),
             Self::Count { from, to } => format!("{from}-{to}"),
+            Self::CountOrForever => "N|forever".to_owned(),
             Self::FileMode => "MODE".to_owned(),
             Self::SwitchOrMode => "on|off|MODE".to_owned(),
             Self::Choice(words) => words.join("|"),
@@ -67,6 +70,11 @@ impl Value {
             Self::Count { from, to } => match parse_count(text) {
                 Some(n) if (*from..=*to).contains(&n) => Ok(()),
                 _ => Err(BadValue::new(text, format!("a number from {from} to {to}"))),
+            },
+            Self::CountOrForever => match parse_count(text).map(u32::try_from) {
+                Some(Ok(_)) => Ok(()),
+                _ if text == "forever" => Ok(()),
+                _ => Err(BadValue::new(text, "a number or forever".to_owned())),
             },
             Self::FileMode => parse_mode(text).map(drop),
             Self::SwitchOrMode => match parse_switch(text) {

@@ -20,6 +20,7 @@ use super::address::{Address, Form, Refusal, Role, Value};
 use super::connect::{Opening, Request};
 use super::listener::Bound;
 use super::options::ListenOptions;
+use super::reconnect::RETRY_OPTIONS;
 use crate::error::Result;
 
 /// Every scheme, in the order in which help shows them.
@@ -129,7 +130,7 @@ impl OptionInfo {
         }
     }
 
-    pub(super) const fn new(name: &'static str, value: Value, help: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, value: Value, help: &'static str) -> Self {
         let applies = Applies::Everywhere;
         Self { name, value, default: None, applies, repeatable: false, help }
     }
@@ -139,7 +140,7 @@ impl OptionInfo {
         self
     }
 
-    pub(super) const fn only(mut self, applies: Applies) -> Self {
+    pub(crate) const fn only(mut self, applies: Applies) -> Self {
         self.applies = applies;
         self
     }

@@ -1,6 +1,6 @@
 //! `tcp://host:port`
 
-use super::{Applies, Example, OptionInfo, Scheme, count, join};
+use super::{Applies, Example, OptionInfo, RETRY_OPTIONS, Scheme, count, join};
 use crate::error::Result;
 use crate::net::address::{Address, Form, Value};
 use crate::net::bind;
@@ -28,7 +28,7 @@ pub(crate) const SCHEME: Scheme = Scheme {
     listen: Some(listen),
 };
 
-const OPTIONS: &[&[OptionInfo]] = &[FAMILY_OPTIONS, TUNING_OPTIONS, &[BACKLOG]];
+const OPTIONS: &[&[OptionInfo]] = &[FAMILY_OPTIONS, TUNING_OPTIONS, &[BACKLOG], RETRY_OPTIONS];
 
 /// The kernel cuts it down to `net.core.somaxconn`, which is 4096 since Linux 5.4.
 pub(super) const BACKLOG: OptionInfo = OptionInfo::new(

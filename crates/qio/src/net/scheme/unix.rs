@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::tcp::BACKLOG;
-use super::{Applies, Example, OptionInfo, Scheme, count, join};
+use super::{Applies, Example, OptionInfo, RETRY_OPTIONS, Scheme, count, join};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Role, Value, parse_count};
@@ -43,7 +43,7 @@ pub(crate) const SCHEME: Scheme = Scheme {
     listen: Some(listen),
 };
 
-const OPTIONS: &[&[OptionInfo]] = &[NAME_OPTIONS, &[BACKLOG], FILE_OPTIONS];
+const OPTIONS: &[&[OptionInfo]] = &[NAME_OPTIONS, &[BACKLOG], FILE_OPTIONS, RETRY_OPTIONS];
 
 /// The options of abstract names, for sockets of every type.
 pub(crate) const NAME_OPTIONS: &[OptionInfo] = &[

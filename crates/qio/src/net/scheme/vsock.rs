@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::tcp::BACKLOG;
-use super::{Example, Scheme};
+use super::{Example, OptionInfo, RETRY_OPTIONS, Scheme, count, join};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::interest::Interest;
@@ -32,12 +32,14 @@ pub(crate) const SCHEME: Scheme = Scheme {
         Example::new("vsock:3:1024", "connect from a host to the machine with CID 3"),
         Example::new("listen:vsock:1024", "listen on whatever CID this machine has"),
     ],
-    options: &[BACKLOG],
+    options: &join::<{ count(OPTIONS) }>(OPTIONS),
     form: Form::COLONS,
     check: |address| parse(address).map(drop),
     connect,
     listen: Some(listen),
 };
+
+const OPTIONS: &[&[OptionInfo]] = &[&[BACKLOG], RETRY_OPTIONS];
 
 /// `VMADDR_CID_ANY` and `VMADDR_PORT_ANY` of vsock(7).
 const ANY: u32 = u32::MAX;
