@@ -25,4 +25,4 @@ pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
-pub use spawn::close_other_fds_on_exec;
+pub use spawn::{close_other_fds_on_exec, start_session_on_stdin};

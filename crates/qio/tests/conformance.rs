@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qio::net::{self, ConnectOptions, ListenOptions};
-use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, Socket};
+use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, PtyOptions, Socket};
 use qio::watch::run;
 use qio::{Address, Channel, ChannelExt};
 use qio_testkit::conformance::writing_to_a_peer_that_is_gone_is_an_error;
@@ -35,6 +35,7 @@ conformance!(
     shared_terminal,
     Subject::one_way::<Pipe>("shared terminal", shared_terminal).volume(60_000)
 );
+conformance!(pty, Subject::one_way::<Pipe>("pty", pty).volume(60_000));
 conformance!(file, Subject::store::<File>("file", file));
 conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::new(1 << 20))));
 conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
@@ -178,6 +179,21 @@ fn child() -> Pair {
     child.write_all(b"\n").unwrap();
     assert!(child.wait_exit(soon()).unwrap().success());
     Pair::new(child, peer)
+}
+
+/// What a program on a terminal shows, and the child that it is. One way only, like
+/// [`raw_terminal`].
+fn pty() -> Pair {
+    use rustix::fs::{Mode, OFlags};
+    let options = PtyOptions::new().raw(true);
+    let child = transport::Command::new("sh").args(["-c", "read line"]).pty(options);
+    let child = child.spawn().unwrap();
+    let path = format!("/proc/{}/fd/1", child.pid());
+    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+    child.write_all(b"\n").unwrap();
+    assert!(child.wait_exit(soon()).unwrap().success());
+    Pair::new(Pipe::from_fds(None, Some(terminal)).unwrap(), child)
 }
 
 fn file() -> Pair {

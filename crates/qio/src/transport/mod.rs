@@ -14,7 +14,7 @@ mod socket;
 mod terminal;
 
 pub use buffer::Buffer;
-pub use child::{Access, Child, Command, Stderr};
+pub use child::{Access, Child, Command, PtyOptions, Stderr, WindowSize};
 pub use duplex::{DUPLEX_LIMIT_BYTES, Duplex};
 pub use fifo::OpenFifo;
 pub use file::File;

@@ -9,6 +9,7 @@ pub(crate) mod fd;
 pub(crate) mod file;
 pub(crate) mod null;
 pub(crate) mod pipe;
+pub(crate) mod pty;
 pub(crate) mod stdio;
 pub(crate) mod tcp;
 pub(crate) mod unix;
@@ -28,6 +29,7 @@ pub(crate) const SCHEMES: &[Scheme] = &[
     fd::SCHEME,
     file::SCHEME,
     exec::SCHEME,
+    pty::SCHEME,
     pipe::SCHEME,
     stdio::SCHEME,
     null::SCHEME,
