@@ -17,6 +17,7 @@ mod inherited;
 mod peer;
 mod sigpipe;
 mod spawn;
+mod terminal;
 
 pub use block::block_device_len;
 pub use capability::Capability;
@@ -26,3 +27,4 @@ pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
 pub use spawn::{close_other_fds_on_exec, start_session_on_stdin};
+pub use terminal::{set_modem_lines, unsent_bytes};

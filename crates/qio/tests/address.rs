@@ -83,7 +83,8 @@ fn good_addresses_are_written_in_one_way() {
 
 #[test]
 fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
-    const SCHEMES: &str = "schemes: tcp, unix, fd, file, exec, pty, pipe, stdio, null, echo";
+    const SCHEMES: &str =
+        "schemes: tcp, unix, fd, file, exec, pty, serial, pipe, stdio, null, echo";
     const TCP: &str = "options here: nodelay, keep-alive, keep-alive-idle, keep-alive-interval, \
                        keep-alive-count";
     const FILE: &str = "options here: read, write, append, create, truncate, exclusive";

@@ -2,19 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use qio::channel::Base;
 use qio::net::{self, ConnectOptions, ListenOptions};
-use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, PtyOptions, Socket};
-use qio::watch::run;
-use qio::{Address, Channel, ChannelExt};
+use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, PtyOptions, Serial};
+use qio::transport::{SerialOptions, Socket};
+use qio::watch::{PollSet, run};
+use qio::{Address, Channel, ChannelExt, Interest, ReadOp, Readiness, WriteOp};
 use qio_testkit::conformance::writing_to_a_peer_that_is_gone_is_an_error;
 use qio_testkit::{Pair, Subject, conformance};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -36,6 +39,7 @@ conformance!(
     Subject::one_way::<Pipe>("shared terminal", shared_terminal).volume(60_000)
 );
 conformance!(pty, Subject::one_way::<Pipe>("pty", pty).volume(60_000));
+conformance!(serial, Subject::one_way::<Serial>("serial", serial).volume(60_000));
 conformance!(file, Subject::store::<File>("file", file));
 conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::new(1 << 20))));
 conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
@@ -165,6 +169,71 @@ fn raw_terminal() -> (OwnedFd, OwnedFd) {
     settings.make_raw();
     tcsetattr(&terminal, OptionalActions::Now, &settings).unwrap();
     (terminal, screen)
+}
+
+/// A serial line, and what is at the other end of it.
+fn serial() -> Pair {
+    let (terminal, screen) = raw_terminal();
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", terminal.as_raw_fd())).unwrap();
+    let serial = Serial::open(name, &SerialOptions::new()).unwrap();
+    drop(terminal);
+    let unplugged = AtomicBool::new(false);
+    Pair::new(Unplugging { serial, unplugged }, Pipe::from_fds(Some(screen), None).unwrap())
+}
+
+/// A line that is unplugged when it is finished: it has no end that the other side could read, and
+/// the suite wants to see one.
+#[derive(Debug)]
+struct Unplugging {
+    serial: Serial,
+    unplugged: AtomicBool,
+}
+
+impl Channel for Unplugging {
+    fn base(&self) -> &Base {
+        self.serial.base()
+    }
+
+    fn inner(&self) -> Option<&dyn Channel> {
+        Some(&self.serial)
+    }
+
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> std::io::Result<usize> {
+        self.serial.try_read(op)
+    }
+
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> std::io::Result<usize> {
+        match self.serial.try_write(op) {
+            Err(error) if error.kind() == ErrorKind::NotConnected && self.is_unplugged() => {
+                Err(ErrorKind::BrokenPipe.into())
+            }
+            result => result,
+        }
+    }
+
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        self.serial.watch(interest, set)
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.unplugged.store(false, Ordering::Release);
+        self.serial.close()
+    }
+
+    fn finish(&self) -> std::io::Result<()> {
+        if self.is_unplugged() {
+            return Ok(());
+        }
+        self.serial.finish()?;
+        self.unplugged.store(true, Ordering::Release);
+        self.serial.close()
+    }
+}
+
+impl Unplugging {
+    fn is_unplugged(&self) -> bool {
+        self.unplugged.load(Ordering::Acquire)
+    }
 }
 
 /// A child and, in place of the program that has its standard streams, this one: it takes them

@@ -10,6 +10,7 @@ mod from_fd;
 mod iov;
 mod null;
 mod pipe;
+mod serial;
 mod socket;
 mod terminal;
 
@@ -21,4 +22,5 @@ pub use file::File;
 pub use from_fd::{from_fd, from_shared_fd};
 pub use null::Null;
 pub use pipe::Pipe;
+pub use serial::{FlowControl, Parity, Serial, SerialOptions};
 pub use socket::{PeerCredentials, Socket};

@@ -10,6 +10,7 @@ pub(crate) mod file;
 pub(crate) mod null;
 pub(crate) mod pipe;
 pub(crate) mod pty;
+pub(crate) mod serial;
 pub(crate) mod stdio;
 pub(crate) mod tcp;
 pub(crate) mod unix;
@@ -30,6 +31,7 @@ pub(crate) const SCHEMES: &[Scheme] = &[
     file::SCHEME,
     exec::SCHEME,
     pty::SCHEME,
+    serial::SCHEME,
     pipe::SCHEME,
     stdio::SCHEME,
     null::SCHEME,
