@@ -191,6 +191,21 @@ fn closing_hangs_up() {
 }
 
 #[test]
+fn a_child_that_has_left_its_terminal_is_not_hung_up_before_it_can_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &gate, rustix::fs::Mode::RWXU).unwrap();
+    let child = shell("exec 0<&- 1>&- 2>&-; read x <gate; exit 6").current_dir(dir.path());
+    let child = child.pty(PtyOptions::new()).spawn().unwrap();
+    assert_eq!(text(&child), "");
+    child.close().unwrap();
+    child.close().unwrap();
+    assert_eq!(child.read(&mut [0]).unwrap_err().kind(), ErrorKind::NotConnected);
+    std::fs::write(&gate, "go\n").unwrap();
+    assert_eq!(child.wait_exit(patience()).unwrap().code(), Some(6));
+}
+
+#[test]
 fn a_dropped_child_is_hung_up_and_then_goes_down_the_ladder() {
     for (trap, signal) in [("", 1), ("trap '' HUP;", 15), ("trap '' HUP TERM;", 9)] {
         let command = shell(&format!("{trap} echo ready; exec sleep 60"));

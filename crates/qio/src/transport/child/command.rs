@@ -171,9 +171,12 @@ impl Command {
     /// There is no half-close. [`finish`](crate::Channel::finish) types the key that ends the input
     /// of a program that reads lines (`VEOF`, usually ^D), twice when the last line is not
     /// complete. Where the terminal is in raw mode, that key would be a byte like any other and is
-    /// not typed: the program learns nothing then. [`close`](crate::Channel::close) hangs up: the
+    /// not typed: the program learns nothing then. A program that switches between lines and keys,
+    /// like a shell with line editing, misses what was typed before the switch as an end. [`close`](crate::Channel::close) hangs up: the
     /// session gets SIGHUP, and what was typed and not yet read is lost. The end of the stream is
-    /// read when nobody has the terminal open any more, after everything that was shown.
+    /// read when nobody has the terminal open any more, after everything that was shown; a child
+    /// that has left its terminal like that, perhaps to end in a moment, is hung up only when the
+    /// `Child` is dropped.
     ///
     /// ```
     /// use qio::{Channel, ChannelExt};

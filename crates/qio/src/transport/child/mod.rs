@@ -208,7 +208,10 @@ impl Channel for Child {
     }
 
     fn close(&self) -> Result<()> {
-        self.pipe.close()
+        match &self.keyboard {
+            None => self.pipe.close(),
+            Some(keyboard) => keyboard.close(&self.pipe),
+        }
     }
 
     fn shutdown(&self, how: Shutdown) -> Result<()> {
@@ -231,6 +234,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         // The end of its input is what lets a child finish by itself.
         let _ = self.pipe.close();
+        self.keyboard = None;
         self.stderr = None;
         if let Some(process) = self.process.take() {
             reaper::adopt(process, self.on_drop);

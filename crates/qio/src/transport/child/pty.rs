@@ -2,7 +2,7 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -114,16 +114,18 @@ pub(super) struct Keyboard(Mutex<Typed>);
 struct Typed {
     last: u8,
     finished: bool,
+    /// A terminal that everybody had left when the channel was closed.
+    deserted: Option<OwnedFd>,
 }
 
 impl Keyboard {
     pub(super) fn new() -> Self {
         // Nothing is like the start of a line.
-        Self(Mutex::new(Typed { last: b'\n', finished: false }))
+        Self(Mutex::new(Typed { last: b'\n', finished: false, deserted: None }))
     }
 
     pub(super) fn write(&self, pipe: &Pipe, op: &mut WriteOp<'_, '_>) -> Result<usize> {
-        let mut typed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut typed = self.lock();
         if typed.finished {
             pipe.check_open()?;
             return Err(ErrorKind::BrokenPipe.into());
@@ -145,7 +147,7 @@ impl Keyboard {
     ///
     /// In the middle of a line the first such character only ends the line, without a newline.
     pub(super) fn finish(&self, pipe: &Pipe) -> Result<()> {
-        let mut typed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut typed = self.lock();
         let screen = pipe.descriptor()?;
         if has_hung_up(screen.as_fd())? {
             typed.finished = true;
@@ -167,6 +169,21 @@ impl Keyboard {
             }
         }
         Ok(())
+    }
+
+    /// Hangs up, unless everybody has left the terminal: that could only hit a child which is about
+    /// to end, has closed its streams, and has a status to give.
+    pub(super) fn close(&self, pipe: &Pipe) -> Result<()> {
+        if let Ok(screen) = pipe.descriptor()
+            && has_hung_up(screen.as_fd()) == Ok(true)
+        {
+            self.lock().deserted = rustix::io::fcntl_dupfd_cloexec(&screen, 3).ok();
+        }
+        pipe.close()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Typed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
