@@ -9,6 +9,7 @@ mod descriptors;
 mod exit;
 mod help;
 mod inherited;
+mod keyboard;
 mod relay;
 mod report;
 mod session;

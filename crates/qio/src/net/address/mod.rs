@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 /// | `listen:tcp://[::]:7001?backlog=16` | a TCP listener on all interfaces |
 /// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
+/// | `pty:bash`, `serial:/dev/ttyS0` | a program on a terminal of its own, a serial line |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
 /// | `fd:3`, `-` | an inherited descriptor, the standard streams |
 /// | `null:`, `echo:` | nothing, and everything that was written |
@@ -250,8 +251,8 @@ impl Address {
         (self.scheme.check)(self)
     }
 
-    /// Whether the option was given.
-    pub(crate) fn is_given(&self, key: &str) -> bool {
+    /// Whether the option of the transport was given.
+    pub fn is_given(&self, key: &str) -> bool {
         self.values(key).next().is_some()
     }
 
