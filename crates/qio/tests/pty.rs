@@ -7,6 +7,7 @@ mod common;
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{impatiently, in_own_process, open_fds, patience};
@@ -45,6 +46,29 @@ fn shows(channel: &dyn Channel, wanted: &str) -> String {
         text.push(char::from(byte[0]));
     }
     text
+}
+
+/// Types empty lines while `body` runs: a shell that gets a signal just before it begins to read
+/// runs its trap only after the line.
+fn typing<R>(child: &Child, body: impl FnOnce() -> R) -> R {
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Also when the body panics.
+        let _done = Done(&done);
+        scope.spawn(|| {
+            // It may end at any time.
+            while !done.load(Ordering::Relaxed) && child.write(b"\n").is_ok() {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        body()
+    })
 }
 
 fn open(address: &str) -> Arc<dyn Channel> {
@@ -229,23 +253,23 @@ fn a_dropped_child_is_hung_up_and_then_goes_down_the_ladder() {
 
 #[test]
 fn terminating_reaches_a_shell_that_ignores_term() {
-    let child =
-        on_terminal("trap '' TERM; trap 'exit 8' HUP; echo ready; while :; do read x; done");
+    let child = quiet("trap '' TERM; trap 'exit 8' HUP; echo ready; while :; do read x; done");
     shows(&child, "ready\r\n");
-    assert_eq!(impatiently(|| child.terminate(common::PATIENCE)).unwrap().code(), Some(8));
+    let status = typing(&child, || impatiently(|| child.terminate(common::PATIENCE)));
+    assert_eq!(status.unwrap().code(), Some(8));
 }
 
 #[test]
 fn the_window_has_its_size_from_the_start_and_tells_when_it_changes() {
     let size = WindowSize::new(132, 43);
     let script = "stty size; trap 'stty size; exit 0' WINCH; echo ready; while :; do read x; done";
-    let child = shell(script).pty(PtyOptions::new().size(size)).spawn().unwrap();
+    let child = shell(script).pty(PtyOptions::new().size(size).echo(false)).spawn().unwrap();
     assert_eq!(child.window_size().unwrap(), size);
     assert_eq!(shows(&child, "ready\r\n"), "43 132\r\nready\r\n");
     let size = WindowSize::new(40, 12);
     child.set_window_size(size).unwrap();
     assert_eq!(child.window_size().unwrap(), size);
-    assert_eq!(text(&child), "12 40\r\n");
+    assert_eq!(typing(&child, || text(&child)), "12 40\r\n");
 
     let behind_pipes = Command::new("cat").spawn().unwrap();
     assert!(!behind_pipes.has_pty());
