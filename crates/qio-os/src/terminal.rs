@@ -47,3 +47,23 @@ pub fn unsent_bytes(terminal: impl AsFd) -> io::Result<usize> {
         Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_terminal_has_no_lines_and_no_queue() {
+        let null = File::open("/dev/null").unwrap();
+        for level in [true, false] {
+            for (dtr, rts) in [(Some(level), None), (None, Some(level))] {
+                let error = set_modem_lines(&null, dtr, rts).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+            }
+        }
+        set_modem_lines(&null, None, None).unwrap();
+        assert_eq!(unsent_bytes(&null).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+    }
+}
