@@ -56,7 +56,13 @@ the live connections.")]
   Send a file over a Unix socket, waiting for the server to come up:
     qio connect --retry 5 unix:/run/upload.sock < file
   Run a program behind pipes; its exit status becomes that of qio:
-    printf abc | qio connect \"exec:sh -c 'cat; echo done'\"")]
+    printf abc | qio connect \"exec:sh -c 'cat; echo done'\"
+  Sit in front of a serial line, or of a program on a terminal of its own:
+    qio connect 'serial:/dev/ttyUSB0?baud=9600'
+    qio connect pty:bash
+
+At a terminal, pty: and serial: get every key as it is typed, and pty: has the size of the
+window. ^] leaves then (see --escape): a program on a terminal is hung up.")]
     Connect(ConnectArgs),
 
     /// Join standard input and output to the first client of an address
@@ -135,6 +141,15 @@ pub(crate) struct ConnectArgs {
     /// Where to connect
     #[arg(value_parser = AddressParser)]
     pub(crate) address: Address,
+    /// Send every key as it is, also ^C and ^D [default: at a terminal, with pty: and serial:]
+    #[arg(long, conflicts_with = "no_raw")]
+    pub(crate) raw: bool,
+    /// Leave this terminal as it is: it edits lines, and ^C ends qio
+    #[arg(long)]
+    pub(crate) no_raw: bool,
+    /// The key that leaves when every key is sent: a character, ^ and a letter, or none
+    #[arg(long, value_name = "CHAR", default_value = "^]", value_parser = escape)]
+    pub(crate) escape: Escape,
     #[command(flatten)]
     pub(crate) opening: OpeningArgs,
     #[command(flatten)]
@@ -222,6 +237,21 @@ pub(crate) struct OutputArgs {
 /// A time that may be endless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit(pub(crate) Option<Duration>);
+
+/// A key that leaves, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Escape(pub(crate) Option<u8>);
+
+fn escape(text: &str) -> Result<Escape, String> {
+    match *text.as_bytes() {
+        [key @ 0..0x80] => Ok(Escape(Some(key))),
+        // What a terminal sends for Control and that key: ^A is 1, ^] is 29, ^? is 127.
+        [b'^', key @ b'?'..=b'_'] => Ok(Escape(Some(key ^ 0x40))),
+        [b'^', key @ b'a'..=b'z'] => Ok(Escape(Some(key - 0x60))),
+        _ if text == "none" => Ok(Escape(None)),
+        _ => Err("not a character, ^ and a letter like ^], or none".to_owned()),
+    }
+}
 
 fn limit(text: &str) -> Result<Limit, String> {
     if text == "forever" { Ok(Limit(None)) } else { duration(text).map(|time| Limit(Some(time))) }

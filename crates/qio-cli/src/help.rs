@@ -116,9 +116,9 @@ fn exit_codes() -> String {
     }
     text.push_str(
         "  128+N  ended by signal N\n
-`qio connect exec:COMMAND` ends with the status of the program that it ran. `qio relay` with listen:
-or reconnect-ms ends with 0 when it was told to stop; what happens to single connections is said in
-lines about them. With --once, or with neither, the status is that of the one connection.\n",
+`qio connect` with exec: or pty: ends with the status of the program that it ran. `qio relay` with
+listen: or reconnect-ms ends with 0 when it was told to stop; what happens to single connections is
+said in lines about them. With --once, or with neither, the status is that of the one connection.\n",
     );
     text
 }

@@ -10,6 +10,7 @@ mod exit;
 mod help;
 mod inherited;
 mod kept;
+mod keyboard;
 mod relay;
 mod report;
 mod service;

@@ -1,19 +1,21 @@
 //! `qio connect` and `qio listen`: standard input and output, joined to an address.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use qio::net::Inherited;
 use qio::relay::{RelayOptions, Side};
-use qio::transport::Pipe;
-use qio::{Channel, ChannelExt};
+use qio::transport::{Child, Pipe};
+use qio::{Address, Channel, ChannelExt};
 use qio_adapters::tokio as adapter;
 use rustix::termios::{isatty, tcgetpgrp};
 use tokio::sync::watch as flag;
 
-use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
+use crate::args::{ConnectArgs, Escape, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::kept::Kept;
+use crate::keyboard::{Happening, Keyboard, window_size};
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
 use crate::service::Service;
@@ -26,7 +28,8 @@ pub(crate) async fn connect(
     service: Arc<Service>,
 ) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
-    let terminal = Terminal::take(&inherited)?;
+    let mut terminal = Terminal::take(&inherited)?;
+    terminal.choose_mode(&args)?;
     let report = terminal.report(args.output);
     service.show(&report);
     let mut opener = Opener::new(&args.opening, inherited, &report);
@@ -36,14 +39,19 @@ pub(crate) async fn connect(
     }
     let target = args.address.to_string();
     let (channel, failure) = loop {
+        let address = terminal.fit(&args.address)?;
         let channel = tokio::select! {
-            channel = opener.open(&args.address) => channel?,
+            channel = opener.open(&address) => channel?,
             number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
         };
         service.ready();
         let to = Arc::clone(&channel);
         let keep = pause.is_some();
         let ended = terminal.join(to, &target, &args.joining, &report, &mut signals, keep).await;
+        if ended.left {
+            end_child(channel).await;
+            return Ok(());
+        }
         let failure = match ended.result {
             // What qio ended before its time ends its child, too.
             Err(failure) if failure.is_by_decision() => {
@@ -120,12 +128,39 @@ pub(crate) async fn listen_once(
     terminal.join(channel, &peer, &args.joining, &report, &mut signals, false).await.result
 }
 
+/// How a connection of the terminal ended.
+#[derive(Debug)]
+struct Ended {
+    result: Result<(), Failure>,
+    /// Whose end came first.
+    by: Option<Side>,
+    /// Whoever sat at the terminal has left.
+    left: bool,
+}
+
+impl Ended {
+    fn because(failure: Failure) -> Self {
+        Self { result: Err(failure), by: None, left: false }
+    }
+}
+
+/// What cut a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Signal(i32),
+    Left,
+}
+
 /// Standard input and output as a channel.
 #[derive(Debug)]
 struct Terminal {
     channel: Arc<Pipe>,
-    /// Somebody sits in front of it and types.
-    interactive: bool,
+    /// The terminal that somebody sits in front of, and types.
+    keyboard: Option<OwnedFd>,
+    /// Every key is sent, but for the one that leaves.
+    raw: Option<Escape>,
+    /// The program on the other side has a window of the same size.
+    same_size: bool,
     /// Standard input or output is a terminal, where a progress line would disturb.
     visible: bool,
 }
@@ -139,11 +174,40 @@ impl Terminal {
         let output_tty = output.as_ref().is_some_and(isatty);
         // A program in the background that reads from its terminal is stopped by SIGTTIN.
         let input = input.filter(|fd| !input_tty || in_foreground(fd));
-        let interactive = input_tty && input.is_some();
+        let keyboard = input.as_ref().filter(|_| input_tty).map(OwnedFd::try_clone).transpose();
+        let keyboard = keyboard.map_err(|error| Failure::io("standard input", &error))?;
         let channel = Pipe::from_shared_fds(input, output)
             .map_err(|error| Failure::io("standard input and output", &error))?;
         channel.set_name("-");
-        Ok(Self { channel: Arc::new(channel), interactive, visible: input_tty || output_tty })
+        let visible = input_tty || output_tty;
+        let channel = Arc::new(channel);
+        Ok(Self { channel, keyboard, raw: None, same_size: false, visible })
+    }
+
+    /// Decides who gets what is typed: this terminal, which edits lines, or the other side.
+    fn choose_mode(&mut self, args: &ConnectArgs) -> Result<(), Failure> {
+        let scheme = args.address.scheme().name;
+        if args.raw && self.keyboard.is_none() {
+            return Err(Failure::usage("--raw: nobody types at standard input"));
+        }
+        let raw = args.raw || matches!(scheme, "pty" | "serial");
+        if raw && !args.no_raw && self.keyboard.is_some() {
+            self.raw = Some(args.escape);
+        }
+        let is_fixed = ["cols", "rows"].iter().any(|key| args.address.is_given(key));
+        self.same_size = scheme == "pty" && !is_fixed;
+        Ok(())
+    }
+
+    /// The same address, with a window as large as that of this terminal.
+    fn fit(&self, address: &Address) -> Result<Address, Failure> {
+        let address = address.clone();
+        match self.keyboard.as_ref().filter(|_| self.same_size).and_then(window_size) {
+            None => Ok(address),
+            Some(size) => Ok(address
+                .with_option("cols", size.columns.to_string())?
+                .with_option("rows", size.rows.to_string())?),
+        }
     }
 
     fn report(&self, output: OutputArgs) -> Arc<Report> {
@@ -162,54 +226,112 @@ impl Terminal {
         keep: bool,
     ) -> Ended {
         let mut options: RelayOptions = relay_options(args);
-        let mut left: Arc<dyn Channel> = Arc::clone(&self.channel) as _;
-        if keep {
-            left = Arc::new(Kept(Arc::clone(&self.channel)));
-        }
-        if self.interactive || keep {
+        if self.keyboard.is_some() || keep || has_pty(&*channel) {
             // Nobody wants to type into a connection that has ended.
             options = options.ends_with(Some(Side::Right));
         }
+        let mut keyboard = match self.take_keyboard() {
+            Ok(keyboard) => keyboard,
+            Err(error) => return Ended::because(Failure::io("terminal", &error)),
+        };
+        let left = self.left_side(keyboard.as_ref(), keep);
         let connection = report.begin("-".to_owned(), target.into());
         let (cut, cut_flag) = flag::channel(Cut::No);
-        let joined = join(left, channel, options, &connection, cut_flag);
+        let joined = join(left, Arc::clone(&channel), options, &connection, cut_flag);
         tokio::pin!(joined);
-        let record = tokio::select! {
-            record = &mut joined => record,
-            number = stop(signals, report) => {
+        // It may have changed since the start.
+        let mut happening = Happening::Resized;
+        let ended = loop {
+            match (happening, &keyboard) {
+                (Happening::Resized, Some(keyboard)) if self.same_size => {
+                    resize(&*channel, keyboard);
+                }
+                (Happening::Resized, _) => {}
+                (Happening::Left, _) => break Err(Cause::Left),
+                (Happening::Stop(number), _) => break Err(Cause::Signal(number)),
+            }
+            tokio::select! {
+                record = &mut joined => break Ok(record),
+                number = stop(signals, report) => break Err(Cause::Signal(number)),
+                next = happens(&mut keyboard) => happening = next,
+                never = keep_progress(report) => match never {},
+            }
+        };
+        let record = match ended {
+            Ok(record) => Ok(record),
+            Err(cause) => {
                 let _ = cut.send(Cut::Politely);
                 // What it did until then is said; not even that is waited for for ever.
-                let record = tokio::time::timeout(CUT_PATIENCE, joined).await;
-                report.finish();
-                if let Ok(Ok(record)) = record {
-                    let _ = connection.ended(&record, Ok(()));
-                }
-                return Ended { result: Err(Failure::signal(number)), by: None };
+                Err((cause, tokio::time::timeout(CUT_PATIENCE, joined).await))
             }
-            never = keep_progress(report) => match never {},
         };
-        if !keep {
+        // What is said from here on is said to a terminal as it was.
+        drop(keyboard);
+        if !keep || record.is_err() {
             report.finish();
         }
         match record {
-            Ok(record) => Ended {
+            Ok(Ok(record)) => Ended {
                 result: connection.ended(&record, outcome(&record, target)),
                 by: record.ended_by,
+                left: false,
             },
-            Err(error) => Ended { result: Err(Failure::io(target, &error)), by: None },
+            Ok(Err(error)) => Ended::because(Failure::io(target, &error)),
+            Err((cause, record)) => {
+                if let Ok(Ok(record)) = record {
+                    let _ = connection.ended(&record, Ok(()));
+                }
+                match cause {
+                    Cause::Signal(number) => Ended::because(Failure::signal(number)),
+                    Cause::Left => Ended { result: Ok(()), by: None, left: true },
+                }
+            }
+        }
+    }
+
+    /// The terminal in raw mode, where every key is sent.
+    fn take_keyboard(&self) -> io::Result<Option<Keyboard>> {
+        match (self.raw, &self.keyboard) {
+            (Some(_), Some(terminal)) => Ok(Some(Keyboard::take(terminal.try_clone()?)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Standard input and output for one connection.
+    fn left_side(&self, keyboard: Option<&Keyboard>, keep: bool) -> Arc<dyn Channel> {
+        let channel: Arc<dyn Channel> = match keep {
+            true => Arc::new(Kept(Arc::clone(&self.channel))),
+            false => Arc::clone(&self.channel) as _,
+        };
+        match (keyboard, self.raw.and_then(|escape| escape.0)) {
+            (Some(keyboard), Some(escape)) => Arc::new(keyboard.until(escape, channel)),
+            _ => channel,
         }
     }
 }
 
-/// How a connection of the terminal ended.
-#[derive(Debug)]
-struct Ended {
-    result: Result<(), Failure>,
-    /// Whose end came first.
-    by: Option<Side>,
+/// What happens next at the keyboard; nothing, without one.
+async fn happens(keyboard: &mut Option<Keyboard>) -> Happening {
+    match keyboard {
+        Some(keyboard) => keyboard.next().await,
+        None => std::future::pending().await,
+    }
 }
 
-fn in_foreground(terminal: &OwnedFd) -> bool {
+/// Gives the program behind a channel a window as large as that of the keyboard.
+fn resize(channel: &dyn Channel, keyboard: &Keyboard) {
+    if let (Some(child), Some(size)) = (channel.find::<Child>(), keyboard.window_size()) {
+        // A program that is gone needs no window.
+        let _ = child.set_window_size(size);
+    }
+}
+
+fn has_pty(channel: &dyn Channel) -> bool {
+    channel.find::<Child>().is_some_and(Child::has_pty)
+}
+
+/// Whether this program may change the terminal without being stopped for it.
+pub(crate) fn in_foreground(terminal: &OwnedFd) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
@@ -218,6 +340,48 @@ async fn stop(signals: &mut Signals, report: &Report) -> i32 {
         match signals.next().await {
             Wish::Stop(number) => return number,
             Wish::Show => report.table(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pty::{OpenptFlags, openpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+
+    use super::*;
+
+    /// What the address becomes for somebody with a window of 100 times 30.
+    fn fitted(address: &str, at_terminal: bool) -> Result<String, Failure> {
+        let cli = <crate::args::Cli as clap::Parser>::try_parse_from(["qio", "connect", address]);
+        let crate::args::Command::Connect(args) = cli.expect("good").command else { panic!() };
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&keyboard, size).expect("a terminal has a size");
+        let mut terminal = Terminal {
+            channel: Arc::new(Pipe::from_fds(None, None).expect("nothing to fail")),
+            keyboard: at_terminal.then_some(keyboard),
+            raw: None,
+            same_size: false,
+            visible: at_terminal,
+        };
+        terminal.choose_mode(&args)?;
+        Ok(terminal.fit(&args.address)?.to_string())
+    }
+
+    /// A program may ask before the first change could reach it.
+    #[test]
+    fn the_size_of_the_window_is_a_part_of_the_address() {
+        for (address, at_terminal, expected) in [
+            ("pty:x", true, "pty:x?cols=100&rows=30"),
+            ("pty:x?term=a", true, "pty:x?term=a&cols=100&rows=30"),
+            ("pty:x?cols=7", true, "pty:x?cols=7"),
+            ("pty:x?rows=7", true, "pty:x?rows=7"),
+            ("pty:x", false, "pty:x"),
+            ("exec:x", true, "exec:x"),
+            ("serial:/x", true, "serial:/x"),
+        ] {
+            assert_eq!(fitted(address, at_terminal).expect("nothing to fail"), expected);
         }
     }
 }

@@ -20,6 +20,7 @@ mod inherited;
 mod peer;
 mod sigpipe;
 mod spawn;
+mod terminal;
 mod vsock;
 
 pub use account::{group_id, user_id};
@@ -32,5 +33,6 @@ pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
-pub use spawn::close_other_fds_on_exec;
+pub use spawn::{close_other_fds_on_exec, start_session_on_stdin};
+pub use terminal::{set_modem_lines, unsent_bytes};
 pub use vsock::{VsockAddr, parse_vsock_address, set_vsock_connect_timeout};

@@ -40,6 +40,28 @@ pub fn close_other_fds_on_exec(command: &mut Command) {
     unsafe { command.pre_exec(hook) };
 }
 
+/// Makes the child of `command` the leader of a session of its own, whose controlling terminal is
+/// the terminal that the child has as its standard input.
+///
+/// Spawning fails with `ENOTTY` when the standard input is no terminal, and with `EPERM` when the
+/// terminal already is that of another session.
+pub fn start_session_on_stdin(command: &mut Command) {
+    let hook = || -> io::Result<()> {
+        rustix::process::setsid()?;
+        // SAFETY: TIOCSCTTY takes an int and touches no memory; on a descriptor that is no
+        // terminal, or that is not open, it fails.
+        if unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) } == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: the hook runs between fork and exec, after the standard streams were put in place. It
+    // makes the system calls setsid(2) and ioctl(2) and nothing else: it neither allocates (an
+    // error of the operating system is a number) nor takes a lock.
+    unsafe { command.pre_exec(hook) };
+}
+
 fn cloexec_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
     let flags: libc::c_uint = libc::CLOSE_RANGE_CLOEXEC;
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC closes nothing: it sets a flag on descriptors

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use qio_os::{Capability, close_other_fds_on_exec};
+use qio_os::{Capability, close_other_fds_on_exec, start_session_on_stdin};
 
 #[test]
 fn both_ways_of_closing_leave_a_child_its_three_streams() {
@@ -27,4 +27,12 @@ fn both_ways_of_closing_leave_a_child_its_three_streams() {
     assert!(!Capability::CloseRangeCloexec.may_try(), "the fallback was what ran");
     Capability::CloseRangeCloexec.reset();
     assert!(rustix::io::fcntl_getfd(&careless).unwrap().is_empty(), "ours is not touched");
+}
+
+#[test]
+fn a_session_needs_a_terminal_as_standard_input() {
+    let mut command = Command::new("true");
+    start_session_on_stdin(command.stdin(std::process::Stdio::null()));
+    let error = command.spawn().unwrap_err();
+    assert_eq!(rustix::io::Errno::from_io_error(&error), Some(rustix::io::Errno::NOTTY));
 }

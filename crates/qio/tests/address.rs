@@ -74,6 +74,7 @@ fn good_addresses_are_written_in_one_way() {
         ("exec:grep \"a?b\" 'c?d' e\\?f", "exec:grep 'a?b' 'c?d' 'e?f'"),
         ("exec:sh -c 'echo %20%27'", "exec:sh -c \"echo  '\""),
         ("exec:a ''", "exec:a ''"),
+        ("pty:top  -b?cols=132&raw", "pty:top -b?cols=132&raw"),
         (
             "exec:make?dir=/src&env=A=B&env=C=%26&stderr=merge",
             "exec:make?dir=/src&env=A=B&env=C=%26&stderr=merge",
@@ -216,6 +217,10 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("exec:a #b", "a word starts with # (quote it: '#')".into()),
         ("exec:a %00", "a word of the command contains a NUL byte".into()),
         ("exec:a?stderr=log", "option \"stderr\": \"log\" is not inherit or null or merge (stderr=inherit|null|merge)".into()),
+        ("pty:", "there is no program to start (pty:PROGRAM ARGUMENTS)".into()),
+        ("pty:a?cols=0", "option \"cols\": \"0\" is not a number from 1 to 65535 (cols=1-65535)".into()),
+        ("pty:a?raw&echo", "\"echo\" contradicts \"raw\"".into()),
+        ("listen:pty:a", "pty cannot be listened on (these can: tcp, unix, fd)".into()),
         ("exec:a?env=x", "option \"env\": \"x\" is not NAME=VALUE".into()),
         ("exec:a?linger=1&linger=2", "option \"linger\" is given twice".into()),
         ("pipe:x?read&write", "a FIFO is either read or written".into()),

@@ -2,19 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use qio::channel::Base;
 use qio::net::{self, ConnectOptions, ListenOptions};
-use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, Socket};
-use qio::watch::run;
-use qio::{Address, Channel, ChannelExt};
+use qio::transport::{self, Buffer, Child, Duplex, File, Null, Pipe, PtyOptions, Serial};
+use qio::transport::{SerialOptions, Socket};
+use qio::watch::{PollSet, run};
+use qio::{Address, Channel, ChannelExt, Interest, ReadOp, Readiness, WriteOp};
 use qio_testkit::conformance::writing_to_a_peer_that_is_gone_is_an_error;
 use qio_testkit::{Pair, Subject, conformance};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -35,6 +38,8 @@ conformance!(
     shared_terminal,
     Subject::one_way::<Pipe>("shared terminal", shared_terminal).volume(60_000)
 );
+conformance!(pty, Subject::one_way::<Pipe>("pty", pty).volume(60_000));
+conformance!(serial, Subject::one_way::<Serial>("serial", serial).volume(60_000));
 conformance!(file, Subject::store::<File>("file", file));
 conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::new(1 << 20))));
 conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
@@ -166,6 +171,71 @@ fn raw_terminal() -> (OwnedFd, OwnedFd) {
     (terminal, screen)
 }
 
+/// A serial line, and what is at the other end of it.
+fn serial() -> Pair {
+    let (terminal, screen) = raw_terminal();
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", terminal.as_raw_fd())).unwrap();
+    let serial = Serial::open(name, &SerialOptions::new()).unwrap();
+    drop(terminal);
+    let unplugged = AtomicBool::new(false);
+    Pair::new(Unplugging { serial, unplugged }, Pipe::from_fds(Some(screen), None).unwrap())
+}
+
+/// A line that is unplugged when it is finished: it has no end that the other side could read, and
+/// the suite wants to see one.
+#[derive(Debug)]
+struct Unplugging {
+    serial: Serial,
+    unplugged: AtomicBool,
+}
+
+impl Channel for Unplugging {
+    fn base(&self) -> &Base {
+        self.serial.base()
+    }
+
+    fn inner(&self) -> Option<&dyn Channel> {
+        Some(&self.serial)
+    }
+
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> std::io::Result<usize> {
+        self.serial.try_read(op)
+    }
+
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> std::io::Result<usize> {
+        match self.serial.try_write(op) {
+            Err(error) if error.kind() == ErrorKind::NotConnected && self.is_unplugged() => {
+                Err(ErrorKind::BrokenPipe.into())
+            }
+            result => result,
+        }
+    }
+
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        self.serial.watch(interest, set)
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.unplugged.store(false, Ordering::Release);
+        self.serial.close()
+    }
+
+    fn finish(&self) -> std::io::Result<()> {
+        if self.is_unplugged() {
+            return Ok(());
+        }
+        self.serial.finish()?;
+        self.unplugged.store(true, Ordering::Release);
+        self.serial.close()
+    }
+}
+
+impl Unplugging {
+    fn is_unplugged(&self) -> bool {
+        self.unplugged.load(Ordering::Acquire)
+    }
+}
+
 /// A child and, in place of the program that has its standard streams, this one: it takes them
 /// over before the child ends, so that each side can go first.
 fn child() -> Pair {
@@ -178,6 +248,21 @@ fn child() -> Pair {
     child.write_all(b"\n").unwrap();
     assert!(child.wait_exit(soon()).unwrap().success());
     Pair::new(child, peer)
+}
+
+/// What a program on a terminal shows, and the child that it is. One way only, like
+/// [`raw_terminal`].
+fn pty() -> Pair {
+    use rustix::fs::{Mode, OFlags};
+    let options = PtyOptions::new().raw(true);
+    let child = transport::Command::new("sh").args(["-c", "read line"]).pty(options);
+    let child = child.spawn().unwrap();
+    let path = format!("/proc/{}/fd/1", child.pid());
+    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+    child.write_all(b"\n").unwrap();
+    assert!(child.wait_exit(soon()).unwrap().success());
+    Pair::new(Pipe::from_fds(None, Some(terminal)).unwrap(), child)
 }
 
 fn file() -> Pair {

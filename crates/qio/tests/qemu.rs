@@ -253,7 +253,10 @@ fn what_is_wrong_or_has_no_counterpart_is_named() {
         ),
         ("vsock:2:80x", "port \"80x\" is not a number from 0 to 4294967295, nor any"),
         ("vsock:2", "a vsock address is a CID and a port (vsock:CID:PORT)"),
-        ("fd:", "\"\" is neither the number nor the name of a descriptor (a name has up to 255 printable ASCII characters and no colon)"),
+        (
+            "fd:",
+            "\"\" is neither the number nor the name of a descriptor (a name has up to 255 printable ASCII characters and no colon)",
+        ),
         ("socket", "it is not clear where the socket is (one of: host= and port=, path=, fd=)"),
         (
             "socket,path=/x,fd=3",

@@ -181,8 +181,10 @@ impl Subject {
         self.relation == Relation::Sink
     }
 
+    /// Whether both sides can do that.
     pub(super) fn has(&self, features: Features) -> bool {
-        self.make().left.features().contains(features)
+        let pair = self.make();
+        (pair.left.features() & pair.right.features()).contains(features)
     }
 
     /// Makes a pair only to see that its descriptors have close-on-exec.

@@ -15,7 +15,7 @@ use super::iov::{one_call, one_call_mut};
 use super::terminal;
 use crate::channel::{ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{LOOK_AGAIN, PollSet, SharedFd, Slot, release};
+use crate::watch::{Borrowed, LOOK_AGAIN, PollSet, SharedFd, Slot, release};
 
 /// Whether other processes use the same open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +133,11 @@ impl End {
     pub(super) fn awaiting_writer(self) -> Self {
         self.had_writer.store(false, Ordering::Relaxed);
         self
+    }
+
+    /// The descriptor, for what is neither reading nor writing.
+    pub(super) fn descriptor(&self) -> Result<Borrowed<'_>> {
+        self.slot.borrow()
     }
 
     pub(super) fn is_storage(&self) -> bool {
@@ -390,7 +395,8 @@ fn poll_now(fd: BorrowedFd<'_>, wanted: PollFlags) -> rustix::io::Result<bool> {
     Ok(rustix::event::poll(&mut fds, Some(&at_once))? > 0)
 }
 
-fn has_hung_up(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+/// Whether nobody has the other side of a terminal open.
+pub(super) fn has_hung_up(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     rustix::event::poll(&mut fds, Some(&at_once))?;

@@ -10,15 +10,17 @@ mod from_fd;
 mod iov;
 mod null;
 mod pipe;
+mod serial;
 mod socket;
 mod terminal;
 
 pub use buffer::Buffer;
-pub use child::{Access, Child, Command, Stderr};
+pub use child::{Access, Child, Command, PtyOptions, Stderr, WindowSize};
 pub use duplex::{DUPLEX_LIMIT_BYTES, Duplex};
 pub use fifo::OpenFifo;
 pub use file::File;
 pub use from_fd::{from_fd, from_shared_fd};
 pub use null::Null;
 pub use pipe::Pipe;
+pub use serial::{FlowControl, Parity, Serial, SerialOptions};
 pub use socket::{PeerCredentials, Socket};

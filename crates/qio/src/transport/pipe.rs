@@ -10,7 +10,7 @@ use rustix::pipe::PipeFlags;
 use super::end::{End, Ownership, not_opened};
 use crate::channel::{Base, Channel, Features, ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd, closed};
+use crate::watch::{Borrowed, PollSet, SharedFd, closed};
 
 /// Up to two one-way descriptors as one channel: read from one, write to the other.
 ///
@@ -100,6 +100,15 @@ impl Pipe {
         Ok(Self::from_ends(kind, input, output))
     }
 
+    /// Both ends of a terminal of our own, which has no half-close: neither direction can be shut
+    /// down by itself.
+    pub(super) fn terminal(kind: &'static str, fd: OwnedFd) -> Result<Self> {
+        let second = rustix::io::fcntl_dupfd_cloexec(&fd, 3)?;
+        let mut pipe = Self::new(kind, Some(fd), Some(second), Ownership::Exclusive)?;
+        pipe.base = Base::new(kind, Features::DUPLEX);
+        Ok(pipe)
+    }
+
     pub(super) fn from_ends(kind: &'static str, input: Option<End>, output: Option<End>) -> Self {
         let mut features = Features::SHUTDOWN;
         features.set(Features::READ, input.is_some());
@@ -115,7 +124,13 @@ impl Pipe {
         }
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// The descriptor that is written to, for what is neither reading nor writing.
+    pub(super) fn descriptor(&self) -> Result<Borrowed<'_>> {
+        let output = self.output.as_ref().ok_or_else(|| not_opened(Direction::Write))?;
+        output.descriptor()
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
     }
 }
@@ -174,6 +189,9 @@ impl Channel for Pipe {
 
     fn shutdown(&self, how: Shutdown) -> Result<()> {
         self.check_open()?;
+        if !self.base.features().contains(Features::SHUTDOWN) {
+            return Err(ErrorKind::Unsupported.into());
+        }
         if let (Some(input), true) = (&self.input, how != Shutdown::Write) {
             input.close()?;
         }

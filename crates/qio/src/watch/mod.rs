@@ -14,6 +14,6 @@ pub use event::Event;
 pub(crate) use event::LOOK_AGAIN;
 pub use poll_set::{Leg, PollSet, SharedFd};
 pub use slot::Slot;
-pub(crate) use slot::{closed, release};
+pub(crate) use slot::{Borrowed, closed, release};
 pub use steps::{Steps, run};
 pub use waiter::Waiter;

@@ -41,6 +41,7 @@ use crate::error::{Error, Result};
 /// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
 /// | `vsock:host:1024`, `listen:vsock:1024` | a stream between virtual machine and host |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
+/// | `pty:bash`, `serial:/dev/ttyS0` | a program on a terminal of its own, a serial line |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
 /// | `fd:3`, `fd:web`, `-` | an inherited descriptor by number or name, the standard streams |
 /// | `null:`, `echo:` | nothing, and everything that was written |
@@ -315,8 +316,8 @@ impl Address {
         (self.scheme.check)(self)
     }
 
-    /// Whether the option was given.
-    pub(crate) fn is_given(&self, key: &str) -> bool {
+    /// Whether the option of the transport was given.
+    pub fn is_given(&self, key: &str) -> bool {
         self.values(key).next().is_some()
     }
 

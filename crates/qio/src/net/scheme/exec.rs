@@ -20,23 +20,17 @@ pub(crate) const SCHEME: Scheme = Scheme {
         Example::new("exec:make?dir=/src&env=LANG=C", "in another folder, with a variable set"),
     ],
     options: &[
-        OptionInfo::new("dir", Value::Text("PATH"), "the folder that it is started in"),
-        OptionInfo::new("env", Value::Text("NAME=VALUE"), "a variable of its environment")
-            .repeatable(),
-        OptionInfo::new("clear-env", Value::Switch, "start without the variables of qio"),
+        DIR,
+        ENV,
+        CLEAR_ENV,
         OptionInfo::new(
             "stderr",
             Value::Choice(&["inherit", "null", "merge"]),
             "what becomes of its standard error",
         )
         .default("inherit"),
-        OptionInfo::new(
-            "linger",
-            Value::Duration,
-            "time to end by itself once its channel is gone",
-        )
-        .default("10s"),
-        OptionInfo::new("grace", Value::Duration, "time between SIGTERM and SIGKILL").default("5s"),
+        LINGER,
+        GRACE,
     ],
     form: Form::SHELL_WORDS,
     check,
@@ -44,10 +38,23 @@ pub(crate) const SCHEME: Scheme = Scheme {
     listen: None,
 };
 
-fn check(address: &Address) -> std::result::Result<(), Refusal> {
+pub(super) const DIR: OptionInfo =
+    OptionInfo::new("dir", Value::Text("PATH"), "the folder that it is started in");
+pub(super) const ENV: OptionInfo =
+    OptionInfo::new("env", Value::Text("NAME=VALUE"), "a variable of its environment").repeatable();
+pub(super) const CLEAR_ENV: OptionInfo =
+    OptionInfo::new("clear-env", Value::Switch, "start without the variables of qio");
+pub(super) const LINGER: OptionInfo =
+    OptionInfo::new("linger", Value::Duration, "time to end by itself once its channel is gone")
+        .default("10s");
+pub(super) const GRACE: OptionInfo =
+    OptionInfo::new("grace", Value::Duration, "time between SIGTERM and SIGKILL").default("5s");
+
+/// The program, its arguments and its environment.
+pub(super) fn check(address: &Address) -> std::result::Result<(), Refusal> {
     match address.target() {
         [program, ..] if !program.is_empty() => {}
-        _ => return Err(Refusal::new("there is no program to start").hint(SCHEME.syntax)),
+        _ => return Err(Refusal::new("there is no program to start").hint(address.scheme().syntax)),
     }
     if address.target().iter().any(|word| word.contains(&0)) {
         return Err(Refusal::new("a word of the command contains a NUL byte"));
@@ -62,6 +69,16 @@ fn check(address: &Address) -> std::result::Result<(), Refusal> {
 }
 
 fn connect(address: &Address, _request: &Request<'_>) -> Result<Opening> {
+    let command = command(address).stderr(match address.text("stderr").as_deref() {
+        Some("null") => Stderr::Null,
+        Some("merge") => Stderr::Merge,
+        _ => Stderr::Inherit,
+    });
+    Ok(Opening::Ready(Arc::new(command.spawn()?)))
+}
+
+/// What [`check`] has seen, as a command.
+pub(super) fn command(address: &Address) -> Command {
     let mut words = address.target().iter().map(|word| OsStr::from_bytes(word));
     let program = words.next().unwrap_or_default();
     let mut command = Command::new(program).args(words);
@@ -78,16 +95,11 @@ fn connect(address: &Address, _request: &Request<'_>) -> Result<Opening> {
     if let Some(dir) = address.values("dir").last() {
         command = command.current_dir(dir);
     }
-    command = command.stderr(match address.text("stderr").as_deref() {
-        Some("null") => Stderr::Null,
-        Some("merge") => Stderr::Merge,
-        _ => Stderr::Inherit,
-    });
     if let Some(linger) = address.duration("linger") {
         command = command.linger(linger);
     }
     if let Some(grace) = address.duration("grace") {
         command = command.grace(grace);
     }
-    Ok(Opening::Ready(Arc::new(command.spawn()?)))
+    command
 }

@@ -9,6 +9,8 @@ pub(crate) mod fd;
 pub(crate) mod file;
 pub(crate) mod null;
 pub(crate) mod pipe;
+pub(crate) mod pty;
+pub(crate) mod serial;
 pub(crate) mod stdio;
 pub(crate) mod tcp;
 pub(crate) mod unix;
@@ -31,6 +33,8 @@ pub(crate) const SCHEMES: &[Scheme] = &[
     fd::SCHEME,
     file::SCHEME,
     exec::SCHEME,
+    pty::SCHEME,
+    serial::SCHEME,
     pipe::SCHEME,
     stdio::SCHEME,
     null::SCHEME,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::pipe::PipeFlags;
 
 use super::process::Process;
+use super::pty::{self, Keyboard, PtyOptions};
 use super::reaper::OnDrop;
 use super::{Child, Pipe};
 use crate::transport::end::Ownership;
@@ -41,6 +42,7 @@ pub struct Command {
     directory: Option<PathBuf>,
     access: Access,
     stderr: Stderr,
+    pty: Option<PtyOptions>,
     linger: Duration,
     grace: Duration,
     detach: bool,
@@ -91,6 +93,7 @@ impl Command {
             directory: None,
             access: Access::default(),
             stderr: Stderr::default(),
+            pty: None,
             linger: DEFAULT_LINGER,
             grace: DEFAULT_GRACE,
             detach: false,
@@ -157,6 +160,43 @@ impl Command {
         self
     }
 
+    /// Puts the child on a terminal of its own, which is its standard input, output and error and
+    /// the controlling terminal of a new session. [`access`](Command::access) and
+    /// [`stderr`](Command::stderr) mean nothing then.
+    ///
+    /// The channel is where the user of the terminal sits: what is written is typed, what is read
+    /// is shown. In the mode in which terminals begin, that changes bytes: see [`PtyOptions`]. A
+    /// line that is typed may have 4095 bytes, the kernel drops what is more.
+    ///
+    /// There is no half-close. [`finish`](crate::Channel::finish) types the key that ends the input
+    /// of a program that reads lines (`VEOF`, usually ^D), twice when the last line is not
+    /// complete. Where the terminal is in raw mode, that key would be a byte like any other and is
+    /// not typed: the program learns nothing then. A program that switches between lines and keys,
+    /// like a shell with line editing, misses what was typed before the switch as an end. [`close`](crate::Channel::close) hangs up: the
+    /// session gets SIGHUP, and what was typed and not yet read is lost. The end of the stream is
+    /// read when nobody has the terminal open any more, after everything that was shown; a child
+    /// that has left its terminal like that, perhaps to end in a moment, is hung up only when the
+    /// `Child` is dropped.
+    ///
+    /// ```
+    /// use qio::{Channel, ChannelExt};
+    /// use qio::transport::{Command, PtyOptions, WindowSize};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let options = PtyOptions::new().size(WindowSize::new(132, 43));
+    /// let child = Command::new("stty").arg("size").pty(options).spawn()?;
+    /// let mut size = [0; 8];
+    /// child.read_exact(&mut size)?;
+    /// assert_eq!(&size, b"43 132\r\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn pty(mut self, options: PtyOptions) -> Self {
+        self.pty = Some(options);
+        self
+    }
+
     /// How long a child whose channel was dropped may go on by itself before it gets SIGTERM; 10
     /// seconds when nothing is said.
     #[must_use]
@@ -198,6 +238,33 @@ impl Command {
     }
 
     fn start(&mut self) -> Result<Child> {
+        // What can fail comes before the process, so that a failure leaves none behind.
+        let (pipe, stderr, keyboard) = match self.pty {
+            Some(options) => (self.connect_terminal(options)?, None, Some(Keyboard::new())),
+            None => {
+                let (pipe, stderr) = self.connect_pipes()?;
+                (pipe, stderr, None)
+            }
+        };
+        qio_os::close_other_fds_on_exec(&mut self.command);
+        let process = Process::new(self.command.spawn()?)?;
+        let on_drop = if self.detach {
+            OnDrop::Detach
+        } else {
+            OnDrop::End { linger: self.linger, grace: self.grace }
+        };
+        event!(debug, program = ?self.program, pid = process.pid(), "started");
+        Ok(Child { pipe, stderr, keyboard, process: Some(process), on_drop })
+    }
+
+    fn connect_terminal(&mut self, options: PtyOptions) -> Result<Pipe> {
+        let (screen, terminal) = pty::open(options)?;
+        self.command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
+        qio_os::start_session_on_stdin(&mut self.command);
+        Pipe::terminal("pty", screen)
+    }
+
+    fn connect_pipes(&mut self) -> Result<(Pipe, Option<Arc<Pipe>>)> {
         let (input, output) = match self.access {
             Access::ReadOnly => (None, Some(pipe()?)),
             Access::WriteOnly => (Some(pipe()?), None),
@@ -218,22 +285,12 @@ impl Command {
             }
         };
         self.command.stdin(stdio(child_stdin)).stdout(stdio(child_stdout)).stderr(child_stderr);
-        qio_os::close_other_fds_on_exec(&mut self.command);
-
-        // What can fail comes before the process, so that a failure leaves none behind.
         let pipe = Pipe::new("child", from_child, to_child, Ownership::Exclusive)?;
         let stderr = from_stderr
             .map(|fd| Pipe::new("child stderr", Some(fd), None, Ownership::Exclusive))
             .transpose()?
             .map(Arc::new);
-        let process = Process::new(self.command.spawn()?)?;
-        let on_drop = if self.detach {
-            OnDrop::Detach
-        } else {
-            OnDrop::End { linger: self.linger, grace: self.grace }
-        };
-        event!(debug, program = ?self.program, pid = process.pid(), "started");
-        Ok(Child { pipe, stderr, process: Some(process), on_drop })
+        Ok((pipe, stderr))
     }
 
     /// execve(2) has one error for several things that do not exist.

@@ -2,6 +2,7 @@
 
 mod command;
 mod process;
+mod pty;
 mod reaper;
 
 use std::io::{ErrorKind, Result};
@@ -13,8 +14,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 pub use command::{Access, Command, Stderr};
+pub use pty::{PtyOptions, WindowSize};
 
 use self::process::Process;
+use self::pty::Keyboard;
 use self::reaper::OnDrop;
 use super::Pipe;
 use crate::channel::{Base, Channel, ReadOp, WriteOp};
@@ -27,6 +30,7 @@ use crate::watch::{PollSet, SharedFd, waiter};
 /// the stream is read when nobody has the child's standard output open any more, also while the
 /// child runs on, and [`close`](Channel::close) closes the pipes and returns at once.
 /// [`finish`](Channel::finish) closes the child's standard input, which is the end that it reads.
+/// Instead of behind pipes, a child can be on a terminal of its own: see [`Command::pty`].
 ///
 /// Signals and waits go through a descriptor of the process (pidfd), never by number: a closed or
 /// ended child cannot be mistaken for another process. They reach the child itself; what the child
@@ -58,6 +62,8 @@ use crate::watch::{PollSet, SharedFd, waiter};
 pub struct Child {
     pipe: Pipe,
     stderr: Option<Arc<Pipe>>,
+    /// Of a child on a terminal.
+    keyboard: Option<Keyboard>,
     /// `None` only while it is dropped.
     process: Option<Process>,
     on_drop: OnDrop,
@@ -76,6 +82,32 @@ impl Child {
     /// be read, or the child blocks when it is full.
     pub fn stderr(&self) -> Option<&Arc<Pipe>> {
         self.stderr.as_ref()
+    }
+
+    /// Whether the child is on a terminal of its own ([`Command::pty`]).
+    pub fn has_pty(&self) -> bool {
+        self.keyboard.is_some()
+    }
+
+    /// How much fits on the child's terminal.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` when the child is not on a terminal; `NotConnected` after `close`.
+    pub fn window_size(&self) -> Result<WindowSize> {
+        self.keyboard.as_ref().ok_or_else(pty::no_terminal)?;
+        pty::window_size(&self.pipe)
+    }
+
+    /// Changes how much fits on the child's terminal. The programs in its foreground get SIGWINCH
+    /// when that makes a difference.
+    ///
+    /// # Errors
+    ///
+    /// As [`window_size`](Child::window_size).
+    pub fn set_window_size(&self, size: WindowSize) -> Result<()> {
+        self.keyboard.as_ref().ok_or_else(pty::no_terminal)?;
+        pty::set_window_size(&self.pipe, size)
     }
 
     /// How the process ended; `None` while it runs. Kept for ever, also after `close`.
@@ -121,12 +153,17 @@ impl Child {
     /// Ends the process: SIGTERM, then SIGKILL when it still runs after `grace`. Waits until it
     /// has ended, through the current [`Waiter`](crate::watch::Waiter), and gives its exit status.
     ///
+    /// A child on a terminal gets SIGHUP after SIGTERM, which interactive shells ignore.
+    ///
     /// # Errors
     ///
     /// As [`wait_exit`](Child::wait_exit), but `TimedOut`; `PermissionDenied` when the process has
     /// changed to another user.
     pub fn terminate(&self, grace: Duration) -> Result<ExitStatus> {
         self.process().signal(Signal::TERM)?;
+        if self.has_pty() {
+            self.process().signal(Signal::HUP)?;
+        }
         let kill_at = Instant::now().checked_add(grace);
         match self.wait_exit(kill_at) {
             Err(error) if error.kind() == ErrorKind::TimedOut => {}
@@ -160,7 +197,10 @@ impl Channel for Child {
     }
 
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
-        self.pipe.try_write(op)
+        match &self.keyboard {
+            None => self.pipe.try_write(op),
+            Some(keyboard) => keyboard.write(&self.pipe, op),
+        }
     }
 
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
@@ -168,7 +208,10 @@ impl Channel for Child {
     }
 
     fn close(&self) -> Result<()> {
-        self.pipe.close()
+        match &self.keyboard {
+            None => self.pipe.close(),
+            Some(keyboard) => keyboard.close(&self.pipe),
+        }
     }
 
     fn shutdown(&self, how: Shutdown) -> Result<()> {
@@ -176,7 +219,10 @@ impl Channel for Child {
     }
 
     fn finish(&self) -> Result<()> {
-        self.pipe.finish()
+        match &self.keyboard {
+            None => self.pipe.finish(),
+            Some(keyboard) => keyboard.finish(&self.pipe),
+        }
     }
 
     fn splice_fd(&self, direction: Direction) -> Option<SharedFd> {
@@ -188,6 +234,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         // The end of its input is what lets a child finish by itself.
         let _ = self.pipe.close();
+        self.keyboard = None;
         self.stderr = None;
         if let Some(process) = self.process.take() {
             reaper::adopt(process, self.on_drop);
