@@ -17,6 +17,7 @@ mod heap;
 mod inherited;
 mod peer;
 mod sigpipe;
+mod sockopt;
 mod spawn;
 
 pub use block::block_device_len;
@@ -27,4 +28,5 @@ pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
+pub use sockopt::{bind_address_no_port, bind_to_device};
 pub use spawn::close_other_fds_on_exec;
