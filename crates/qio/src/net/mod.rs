@@ -11,6 +11,7 @@ mod listener;
 mod options;
 mod port_owner;
 mod resolver;
+mod resolving;
 mod scheme;
 mod tuning;
 
@@ -20,4 +21,5 @@ pub use connect::{Connect, connect};
 pub use listener::{Accepted, Accepting, Listener, is_descriptor_limit, listen};
 pub use options::{ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenOptions};
 pub use resolver::{Family, Lookup, Resolve};
+pub use resolving::{Resolving, resolve};
 pub use scheme::{Applies, Example, OptionInfo, Scheme, schemes};

@@ -202,6 +202,11 @@ impl Address {
         }
     }
 
+    /// The same address with another target: every option stays.
+    pub(crate) fn with_target(&self, target: Vec<Vec<u8>>) -> Self {
+        Self { target, ..self.clone() }
+    }
+
     pub(crate) fn role(&self) -> Role {
         self.role
     }
