@@ -13,9 +13,11 @@ mod port_owner;
 mod resolver;
 mod resolving;
 mod scheme;
+mod socket_setup;
+mod tcp_socket;
 mod tuning;
 
-pub use address::{Address, BadValue, Value, parse_duration};
+pub use address::{Address, BadValue, Value, parse_duration, parse_size};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};
 pub use listener::{Accepted, Accepting, Listener, is_descriptor_limit, listen};

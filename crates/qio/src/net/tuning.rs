@@ -23,6 +23,11 @@ pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
         "unanswered probes after which the peer is dead",
     )
     .default("6"),
+    OptionInfo::new(
+        "user-timeout",
+        Value::Duration,
+        "how long sent data may stay unacknowledged (TCP_USER_TIMEOUT)",
+    ),
 ];
 
 /// What is set on every TCP socket, connected or accepted.
@@ -30,6 +35,7 @@ pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
 pub(crate) struct Tuning {
     no_delay: bool,
     keep_alive: Option<KeepAlive>,
+    user_timeout_ms: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +53,8 @@ impl Tuning {
             interval: address.duration("keep-alive-interval").unwrap_or(Duration::from_secs(10)),
             count: address.count("keep-alive-count").unwrap_or(6),
         });
-        Self { no_delay: address.switch("nodelay"), keep_alive }
+        let user_timeout_ms = address.duration("user-timeout").and_then(milliseconds);
+        Self { no_delay: address.switch("nodelay"), keep_alive, user_timeout_ms }
     }
 
     /// Finds what the kernel would refuse, and what contradicts itself.
@@ -66,6 +73,12 @@ impl Tuning {
                 return Err(Refusal::new(text).hint("whole seconds from 1 to 32767"));
             }
         }
+        if let Some(time) = address.duration("user-timeout")
+            && milliseconds(time).is_none()
+        {
+            let text = format!("option \"user-timeout\": {time:?} is no time that TCP can keep");
+            return Err(Refusal::new(text).hint("whole milliseconds from 1 to 2147483647"));
+        }
         Ok(())
     }
 
@@ -81,6 +94,16 @@ impl Tuning {
             sockopt::set_tcp_keepcnt(socket, count)?;
             sockopt::set_socket_keepalive(socket, true)?;
         }
+        if let Some(milliseconds) = self.user_timeout_ms {
+            sockopt::set_tcp_user_timeout(socket, milliseconds)?;
+        }
         Ok(())
     }
+}
+
+/// What TCP_USER_TIMEOUT can be set to; 0 would be the kernel's default, not a time.
+fn milliseconds(time: Duration) -> Option<u32> {
+    let whole = time.subsec_nanos().is_multiple_of(1_000_000);
+    let milliseconds = i32::try_from(time.as_millis()).ok()?;
+    u32::try_from(milliseconds).ok().filter(|&milliseconds| whole && milliseconds > 0)
 }

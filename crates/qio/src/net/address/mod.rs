@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) use form::Form;
 pub(crate) use refusal::{Refusal, suggestion};
 pub(crate) use value::parse_count;
-pub use value::{BadValue, Value, parse_duration};
+pub use value::{BadValue, Value, parse_duration, parse_size};
 
 use self::escape::encode;
 use super::layer::Layer;
@@ -273,6 +273,11 @@ impl Address {
     /// The value of a number.
     pub(crate) fn count(&self, key: &str) -> Option<u32> {
         self.text(key).and_then(|text| parse_count(&text)).and_then(|count| count.try_into().ok())
+    }
+
+    /// The value of a number of bytes.
+    pub(crate) fn size(&self, key: &str) -> Option<usize> {
+        self.text(key).and_then(|text| parse_size(&text).ok())
     }
 
     /// The value of permission bits.
