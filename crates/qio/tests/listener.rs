@@ -398,6 +398,11 @@ fn multipath_tcp_is_spoken_at_both_ends_and_read_as_ever() {
     server.finish().unwrap();
     client.read_exact(&mut buf[..3]).unwrap();
     assert_eq!(client.read(&mut buf).unwrap(), 0);
+    // An option that it lacks, in kernels of today, is told.
+    if let Err(error) = connect(&address.with_option("user-timeout", "1s").unwrap()) {
+        let report = error.report().to_string();
+        assert!(report.contains(": option \"user-timeout\": "), "{report}");
+    }
     // A peer that knows nothing of it has plain TCP.
     let plain = connect(&first(&listener)).unwrap();
     let server = listener.accept(patience()).unwrap().channel;

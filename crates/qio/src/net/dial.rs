@@ -400,7 +400,8 @@ fn interleaved(found: VecDeque<SocketAddr>) -> VecDeque<SocketAddr> {
 
 fn bind(fd: impl AsFd, local: SocketAddr) -> io::Result<()> {
     if local.port() == 0 {
-        qio_os::bind_address_no_port(fd.as_fd())?;
+        // Where it cannot be (Multipath TCP of old kernels), there are fewer ports, and no error.
+        let _ = qio_os::bind_address_no_port(fd.as_fd());
     }
     rustix::net::bind(fd, &local).map_err(|error| {
         let error = io::Error::from(error);

@@ -1,5 +1,6 @@
 //! The socket options of TCP that are right without being asked for.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use rustix::net::sockopt;
 
 use super::address::{Address, Refusal, Value};
 use super::scheme::OptionInfo;
+use super::socket_setup::failed;
 
 /// The options of TCP sockets.
 pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
@@ -83,19 +85,25 @@ impl Tuning {
     }
 
     /// Sets everything. On a listening socket: its connections inherit it (tcp(7), Linux).
-    pub(crate) fn apply(&self, socket: impl AsFd) -> rustix::io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Names the option, which Multipath TCP may lack.
+    pub(crate) fn apply(&self, socket: impl AsFd) -> io::Result<()> {
         let socket = socket.as_fd();
+        let named =
+            |option, result: rustix::io::Result<()>| result.map_err(|error| failed(option, error));
         if self.no_delay {
-            sockopt::set_tcp_nodelay(socket, true)?;
+            named("nodelay", sockopt::set_tcp_nodelay(socket, true))?;
         }
         if let Some(KeepAlive { idle, interval, count }) = self.keep_alive {
-            sockopt::set_tcp_keepidle(socket, idle)?;
-            sockopt::set_tcp_keepintvl(socket, interval)?;
-            sockopt::set_tcp_keepcnt(socket, count)?;
-            sockopt::set_socket_keepalive(socket, true)?;
+            named("keep-alive-idle", sockopt::set_tcp_keepidle(socket, idle))?;
+            named("keep-alive-interval", sockopt::set_tcp_keepintvl(socket, interval))?;
+            named("keep-alive-count", sockopt::set_tcp_keepcnt(socket, count))?;
+            named("keep-alive", sockopt::set_socket_keepalive(socket, true))?;
         }
         if let Some(milliseconds) = self.user_timeout_ms {
-            sockopt::set_tcp_user_timeout(socket, milliseconds)?;
+            named("user-timeout", sockopt::set_tcp_user_timeout(socket, milliseconds))?;
         }
         Ok(())
     }
