@@ -631,13 +631,33 @@ mod tests {
 
     #[test]
     fn a_port_to_connect_from_is_used_for_one_address_after_the_other() {
-        let ((_one, first), (_two, second)) = (refusing(), refusing());
+        let (hole, (_closed, refusing_peer)) = (hole(), refusing());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (closed, local) = refusing();
         drop(closed);
-        let mut dial = dial(&[first, second, listener.local_addr().unwrap()]);
+        let mut dial = dial(&[refusing_peer, hole.address, listener.local_addr().unwrap()]);
         dial.local = Local::Known([local].into());
-        run(dial).unwrap();
+        let start = Instant::now();
+        dial.deadline = Some(start + Duration::from_secs(10));
+        let mut set = PollSet::new();
+        let mut waited_step = |after: Duration| {
+            let result = dial.step(start + after);
+            set.clear();
+            if result.is_pending() {
+                dial.watch(&mut set);
+            }
+            (result, set.legs().len())
+        };
+        // The first one refuses; the second has its turn when nobody owns the socket of the first.
+        let at_once = Duration::ZERO;
+        assert!(matches!(waited_step(at_once), (Poll::Pending, 0)));
+        assert!(matches!(waited_step(at_once), (Poll::Pending, 1)));
+        assert!(matches!(waited_step(CONNECTION_ATTEMPT_DELAY), (Poll::Pending, 1)));
+        // Half of the time is for the third.
+        let half = Duration::from_secs(5);
+        assert!(matches!(waited_step(half - CONNECTION_ATTEMPT_DELAY), (Poll::Pending, 1)));
+        assert!(matches!(waited_step(half), (Poll::Pending, 0)));
+        assert!(matches!(waited_step(half), (Poll::Ready(Ok(_)), 0)));
         assert_eq!(listener.accept().unwrap().1, local);
     }
 }
