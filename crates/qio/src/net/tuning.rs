@@ -4,11 +4,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::address::{Address, Refusal, Value};
 use super::scheme::OptionInfo;
 use super::socket_setup::failed;
+use super::tcp_socket::MPTCP;
 
 /// The options of TCP sockets.
 pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
@@ -33,11 +35,15 @@ pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
 ];
 
 /// What is set on every TCP socket, connected or accepted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tuning {
     no_delay: bool,
     keep_alive: Option<KeepAlive>,
     user_timeout_ms: Option<u32>,
+    /// The options that were asked for.
+    given: Vec<&'static str>,
+    /// The others are left out where the socket does not have them.
+    mptcp: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +62,14 @@ impl Tuning {
             count: address.count("keep-alive-count").unwrap_or(6),
         });
         let user_timeout_ms = address.duration("user-timeout").and_then(milliseconds);
-        Self { no_delay: address.switch("nodelay"), keep_alive, user_timeout_ms }
+        let given = TUNING_OPTIONS.iter().map(|option| option.name);
+        Self {
+            no_delay: address.switch("nodelay"),
+            keep_alive,
+            user_timeout_ms,
+            given: given.filter(|key| address.is_given(key)).collect(),
+            mptcp: address.switch(MPTCP.name),
+        }
     }
 
     /// Finds what the kernel would refuse, and what contradicts itself.
@@ -88,11 +101,18 @@ impl Tuning {
     ///
     /// # Errors
     ///
-    /// Names the option, which Multipath TCP may lack.
+    /// Names the option. Multipath TCP learns the options one after the other, kernel by kernel:
+    /// what it lacks is an error only when it was asked for.
     pub(crate) fn apply(&self, socket: impl AsFd) -> io::Result<()> {
         let socket = socket.as_fd();
-        let named =
-            |option, result: rustix::io::Result<()>| result.map_err(|error| failed(option, error));
+        let named = |option, result| match result {
+            Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT)
+                if self.mptcp && !self.given.contains(&option) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(|error| failed(option, error)),
+        };
         if self.no_delay {
             named("nodelay", sockopt::set_tcp_nodelay(socket, true))?;
         }
@@ -114,4 +134,31 @@ fn milliseconds(time: Duration) -> Option<u32> {
     let whole = time.subsec_nanos().is_multiple_of(1_000_000);
     let milliseconds = i32::try_from(time.as_millis()).ok()?;
     u32::try_from(milliseconds).ok().filter(|&milliseconds| whole && milliseconds > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_a_socket_lacks_is_an_error_unless_it_is_a_default_of_multipath_tcp() {
+        // It has no option of TCP.
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let result = |options: &[(&str, &str)]| {
+            let mut address = Address::tcp("h", 1);
+            for (key, value) in options {
+                address = address.with_option(key, value).unwrap();
+            }
+            Tuning::of(&address).apply(&socket).map_err(|error| error.to_string())
+        };
+        let lacking = |option: &str| Err(format!("option {option:?}: operation not supported"));
+        assert_eq!(result(&[]), lacking("nodelay"));
+        assert_eq!(result(&[("mptcp", "on")]), Ok(()));
+        assert_eq!(result(&[("mptcp", "on"), ("nodelay", "on")]), lacking("nodelay"));
+        let idle = ("keep-alive-idle", "9s");
+        assert_eq!(result(&[("mptcp", "on"), idle]), lacking("keep-alive-idle"));
+        assert_eq!(result(&[("mptcp", "on"), ("user-timeout", "1s")]), lacking("user-timeout"));
+    }
 }
