@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn input_stops_at_the_key_without_an_end() {
-        let (reader, writer) = Pipe::pair().unwrap();
+        let (reader, writer) = qio::transport::Pipe::pair().unwrap();
         let left = Arc::new(Notify::new());
         let seen = AtomicBool::new(false);
         let typed =

@@ -37,6 +37,12 @@ pub struct LookupError {
 }
 
 impl LookupError {
+    /// The error of one of the `EAI_…` numbers.
+    pub fn from_code(code: i32) -> Self {
+        let system = (code == libc::EAI_SYSTEM).then(io::Error::last_os_error);
+        Self { code, system }
+    }
+
     /// One of the `EAI_…` numbers of getaddrinfo(3).
     pub fn code(&self) -> i32 {
         self.code
@@ -85,7 +91,7 @@ pub fn lookup(
     service: &str,
     hints: LookupHints,
 ) -> Result<Vec<SocketAddr>, LookupError> {
-    let unknown = |_| LookupError { code: libc::EAI_NONAME, system: None };
+    let unknown = |_| LookupError::from_code(libc::EAI_NONAME);
     let host = CString::new(host).map_err(unknown)?;
     let service = CString::new(if service.is_empty() { "0" } else { service }).map_err(unknown)?;
     let mut flags = 0;
@@ -117,8 +123,7 @@ pub fn lookup(
     let code =
         unsafe { libc::getaddrinfo(host, service.as_ptr(), &raw const asked, &raw mut found) };
     if code != 0 {
-        let system = (code == libc::EAI_SYSTEM).then(io::Error::last_os_error);
-        return Err(LookupError { code, system });
+        return Err(LookupError::from_code(code));
     }
     let list = List(found);
     Ok(list.addresses())

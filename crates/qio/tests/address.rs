@@ -7,7 +7,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use proptest::prelude::*;
 use qio::error::Class;
-use qio::net::{Address, Applies, schemes};
+use qio::net::{
+    self, Address, Applies, Cancel, ConnectOptions, OptionInfo, Scheme, Value, schemes,
+};
 
 fn parse(text: &str) -> qio::Result<Address> {
     text.parse()
@@ -43,6 +45,11 @@ fn good_addresses_are_written_in_one_way() {
         ("listen:tcp://", "listen:tcp://"),
         ("listen:tcp:0.0.0.0:0?backlog=1", "listen:tcp://0.0.0.0:0?backlog=1"),
         ("listen:tcp://[::]:443", "listen:tcp://[::]:443"),
+        ("listen:tcp://:80?to=080&ipv6=yes", "listen:tcp://:80?to=080&ipv6=yes"),
+        ("tcp://h:1?bind=[::1]:7&sndbuf=1M", "tcp://h:1?bind=[::1]:7&sndbuf=1M"),
+        ("tcp://h:1?bind=::1", "tcp://h:1?bind=::1"),
+        ("tcp://h:1?bind=fe80::1%25eth0", "tcp://h:1?bind=fe80::1%25eth0"),
+        ("tcp://h:1?bind=:ssh", "tcp://h:1?bind=:ssh"),
         ("unix:/run/x.sock", "unix:/run/x.sock"),
         ("unix:///run/x.sock", "unix:/run/x.sock"),
         ("unix:////run/x.sock", "unix:////run/x.sock"),
@@ -97,8 +104,13 @@ fn good_addresses_are_written_in_one_way() {
 
 /// The options that an error lists: those for connecting.
 fn keys_to_connect(name: &str) -> String {
+    keys(name, Applies::Listen)
+}
+
+/// The options that an error lists, without those of the other role.
+fn keys(name: &str, other: Applies) -> String {
     let scheme = schemes().iter().find(|scheme| scheme.name == name).unwrap();
-    let options = scheme.options.iter().filter(|option| option.applies != Applies::Listen);
+    let options = scheme.options.iter().filter(|option| option.applies != other);
     match options.map(|option| option.name).collect::<Vec<_>>().join(", ") {
         none if none.is_empty() => "options here: none".to_owned(),
         names => format!("options here: {names}"),
@@ -110,6 +122,7 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
     let names = schemes().iter().map(|scheme| scheme.name).collect::<Vec<_>>().join(", ");
     let known = format!("schemes: {names}");
     let [tcp, unix, file] = ["tcp", "unix", "file"].map(keys_to_connect);
+    let tcp_listening = keys("tcp", Applies::Connect);
     let able: Vec<_> = schemes().iter().filter(|scheme| scheme.can_listen()).collect();
     let able = able.iter().map(|scheme| scheme.name).collect::<Vec<_>>().join(", ");
     for (text, expected) in [
@@ -169,6 +182,33 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("tcp://h:1?keep-alive-count=0", "option \"keep-alive-count\": \"0\" is not a number from 1 to 127 (keep-alive-count=1-127)".into()),
         ("tcp://h:1?keep-alive=off&keep-alive-idle=5", "option \"keep-alive-idle\" contradicts \"keep-alive=off\"".into()),
         ("listen:tcp://:1?backlog=0", "option \"backlog\": \"0\" is not a number from 1 to 2147483647 (backlog=1-2147483647)".into()),
+        ("tcp://h:1?user-timeout=0", "option \"user-timeout\": 0ns is no time that TCP can keep (whole milliseconds from 1 to 2147483647)".into()),
+        ("tcp://h:1?user-timeout=1us", "option \"user-timeout\": 1µs is no time that TCP can keep (whole milliseconds from 1 to 2147483647)".into()),
+        ("tcp://h:1?user-timeout=2147484", "option \"user-timeout\": 2147484s is no time that TCP can keep (whole milliseconds from 1 to 2147483647)".into()),
+        ("tcp://h:1?sndbuf=1.5M", "option \"sndbuf\": \"1.5M\" is not a size like 4096, 256k or 1M (sndbuf=SIZE)".into()),
+        ("tcp://h:1?rcvbuf=2G", "option \"rcvbuf\": \"2G\" is not a size from 1 to 1G (rcvbuf=SIZE)".into()),
+        ("tcp://h:1?ttl=0", "option \"ttl\": \"0\" is not a number from 1 to 255 (ttl=1-255)".into()),
+        ("tcp://h:1?tos=256", "option \"tos\": \"256\" is not a number from 0 to 255 (tos=0-255)".into()),
+        ("tcp://h:1?device=a/b", "option \"device\": \"a/b\" is no name of an interface (see ip link)".into()),
+        ("tcp://h:1?device=sixteen-letters-", "option \"device\": \"sixteen-letters-\" is no name of an interface (see ip link)".into()),
+        ("tcp://h:1?bind=a b", "option \"bind\": host \"a b\" contains ' '".into()),
+        ("tcp://h:1?bind=::g", "option \"bind\": host \"::g\" is not an IPv6 address".into()),
+        ("tcp://h:1?bind=[::1]x", "option \"bind\": host \"[::1]x\" contains '['".into()),
+        ("tcp://h:1?bind=[::1]:x!", "option \"bind\": port \"x!\" is not a number from 0 to 65535, nor a service".into()),
+        ("tcp://h:1?bind=[::1]:80&ipv4", "option \"bind\": host \"::1\" is an IPv6 address, and the options leave only IPv4".into()),
+        ("tcp://127.0.0.1:1?bind=::1", "option \"bind\": ::1 and 127.0.0.1 are of two families".into()),
+        ("tcp://127.0.0.1:1?bind=h&numeric", "option \"bind\": host \"h\" is a name, and option \"numeric\" is on".into()),
+        ("listen:tcp://:1?bind=::1", format!("option \"bind\" is only for connecting ({tcp_listening})")),
+        ("tcp://h:1?to=2", format!("option \"to\" is only for listening ({tcp})")),
+        ("tcp://h:1?reuse-port", format!("option \"reuse-port\" is only for listening ({tcp})")),
+        ("listen:tcp://:80?to=79", "option \"to\": port 79 is below the first one, 80".into()),
+        ("listen:tcp://?to=79", "option \"to\" ends a range of ports that has no first one (the port is the number of the first)".into()),
+        ("listen:tcp://:0?to=79", "option \"to\" ends a range of ports that has no first one (the port is the number of the first)".into()),
+        ("listen:tcp://:http?to=81", "option \"to\" ends a range of ports that has no first one (the port is the number of the first)".into()),
+        ("listen:tcp://:80?to=65536", "option \"to\": \"65536\" is not a number from 1 to 65535 (to=1-65535)".into()),
+        ("listen:tcp://[::]:80?ipv4", "host \"::\" is an IPv6 address, and the options leave only IPv4".into()),
+        ("listen:tcp://0.0.0.0:80?ipv4=off", "host \"0.0.0.0\" is an IPv4 address, and the options leave only IPv6".into()),
+        ("listen:tcp://:80?ipv4=off&ipv6=off", "\"ipv4=off\" and \"ipv6=off\" leave no family".into()),
         ("unix:", "there is no path (unix:PATH or unix:@NAME)".into()),
         ("unix:/a%00b", "the path contains a NUL byte".into()),
         ("unix:/a%zz", "\"%zz\" is no escape (% and two hexadecimal digits are one byte; a % itself is written %25)".into()),
@@ -220,7 +260,7 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("pty:", "there is no program to start (pty:PROGRAM ARGUMENTS)".into()),
         ("pty:a?cols=0", "option \"cols\": \"0\" is not a number from 1 to 65535 (cols=1-65535)".into()),
         ("pty:a?raw&echo", "\"echo\" contradicts \"raw\"".into()),
-        ("listen:pty:a", "pty cannot be listened on (these can: tcp, unix, fd)".into()),
+        ("listen:pty:a", format!("pty cannot be listened on (these can: {able})")),
         ("exec:a?env=x", "option \"env\": \"x\" is not NAME=VALUE".into()),
         ("exec:a?linger=1&linger=2", "option \"linger\" is given twice".into()),
         ("pipe:x?read&write", "a FIFO is either read or written".into()),
@@ -284,7 +324,7 @@ fn an_address_knows_whether_a_listener_has_a_choice() {
 #[test]
 fn what_is_built_is_checked_when_it_is_used() {
     let address = Address::tcp("", 80);
-    let error = qio::net::connect(&address, &Default::default()).unwrap_err();
+    let error = net::connect(&address, &Default::default()).unwrap_err();
     assert_eq!(
         error.report().to_string(),
         "connect tcp://:80: there is no host to connect to (tcp://HOST:PORT)"
@@ -294,18 +334,18 @@ fn what_is_built_is_checked_when_it_is_used() {
         error.report().to_string(),
         "set an option of null:: option \"size\" is not known (options here: none)"
     );
-    let error = qio::net::listen(&Address::file("x").listening(), &Default::default()).unwrap_err();
+    let error = net::listen(&Address::file("x").listening(), &Default::default()).unwrap_err();
     assert_eq!(
         error.report().to_string(),
         "listen file:x: file cannot be listened on (these can: tcp, unix, vsock, fd)"
     );
-    let error = qio::net::listen(&Address::tcp("", 80), &Default::default()).unwrap_err();
+    let error = net::listen(&Address::tcp("", 80), &Default::default()).unwrap_err();
     assert_eq!(
         error.report().to_string(),
         "listen tcp://:80: this is an address to connect to \
          (listen:tcp://:80 is one to listen on)"
     );
-    let error = qio::net::connect(&Address::unix("x").listening(), &Default::default());
+    let error = net::connect(&Address::unix("x").listening(), &Default::default());
     assert_eq!(
         error.unwrap_err().report().to_string(),
         "connect listen:unix:x: this is an address to listen on"
@@ -359,7 +399,68 @@ fn os(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
 }
 
-fn any_address() -> impl Strategy<Value = Address> {
+/// A text that the option takes.
+fn any_value(option: &'static OptionInfo) -> BoxedStrategy<Vec<u8>> {
+    let words = |words: &'static [&'static str]| proptest::sample::select(words.to_vec());
+    const SWITCHES: &[&str] = &["on", "off", "true", "false", "yes", "no"];
+    let text = match option.value {
+        Value::Switch => words(SWITCHES).prop_map(str::to_owned).boxed(),
+        Value::Duration => {
+            let unit = words(&["", "us", "ms", "s", "m", "min", "h"]);
+            (0..30_000u32, unit).prop_map(|(number, unit)| format!("{number}{unit}")).boxed()
+        }
+        Value::Count { from, to } => (from..=to).prop_map(|count| count.to_string()).boxed(),
+        Value::Size => {
+            let unit = words(&["", "k", "K", "m", "M"]);
+            (1..1000u32, unit).prop_map(|(number, unit)| format!("{number}{unit}")).boxed()
+        }
+        Value::FileMode => (0..=0o7777u32).prop_map(|mode| format!("{mode:o}")).boxed(),
+        Value::SwitchOrMode => {
+            let mode = (0..=0o7777u32).prop_map(|mode| format!("0{mode:o}"));
+            prop_oneof![words(SWITCHES).prop_map(str::to_owned), mode].boxed()
+        }
+        Value::Choice(choices) => words(choices).prop_map(str::to_owned).boxed(),
+        Value::Text("HOST[:PORT]") => {
+            let port =
+                prop_oneof![Just(String::new()), (0..=65535u16).prop_map(|p| format!(":{p}"))];
+            let host = prop_oneof![
+                "[a-z0-9.-]{1,40}",
+                any::<std::net::Ipv4Addr>().prop_map(|ip| ip.to_string()),
+                any::<std::net::Ipv6Addr>().prop_map(|ip| format!("[{ip}]")),
+            ];
+            (host, port).prop_map(|(host, port)| format!("{host}{port}")).boxed()
+        }
+        Value::CountOrForever => {
+            prop_oneof![any::<u32>().prop_map(|n| n.to_string()), Just("forever".to_owned())]
+                .boxed()
+        }
+        Value::Text("NAME=VALUE") => {
+            return ("[A-Z]{1,5}=", bytes_without_nul())
+                .prop_map(|(name, value)| [name.into_bytes(), value].concat())
+                .boxed();
+        }
+        Value::Text(_) => {
+            return prop_oneof!["[a-z0-9]{1,15}".prop_map(String::into_bytes), bytes_without_nul(),]
+                .boxed();
+        }
+        other => panic!("what are values of {other:?}?"),
+    };
+    text.prop_map(String::into_bytes).boxed()
+}
+
+/// Some of the options of the scheme with values that they take; an address with all of them need
+/// not make sense.
+fn any_options(scheme: &'static Scheme) -> BoxedStrategy<Vec<(&'static str, Vec<u8>)>> {
+    if scheme.options.is_empty() {
+        return Just(Vec::new()).boxed();
+    }
+    let option = proptest::sample::select(scheme.options.iter().collect::<Vec<_>>())
+        .prop_flat_map(|option| (Just(option.name), any_value(option)));
+    proptest::collection::vec(option, 0..4).boxed()
+}
+
+/// A target of every scheme.
+fn any_target() -> impl Strategy<Value = Address> {
     let host = prop_oneof![
         "[a-z0-9.-]{1,40}",
         any::<std::net::Ipv6Addr>().prop_map(|ip| ip.to_string()),
@@ -367,18 +468,8 @@ fn any_address() -> impl Strategy<Value = Address> {
         "fe80::[0-9]{1,3}%[a-z]{1,8}",
     ];
     let tcp = (host, 1..=65535u16).prop_map(|(host, port)| Address::tcp(host, port));
-    let nodelay = proptest::sample::select(vec!["on", "off", "true", "no"]);
-    let seconds = (1..30_000u32).prop_map(|seconds| format!("{seconds}s"));
-    let tuned = (tcp.clone(), nodelay, seconds).prop_map(|(address, nodelay, seconds)| {
-        let address = address.with_option("nodelay", nodelay).unwrap();
-        address.with_option("keep-alive-idle", seconds).unwrap()
-    });
-    let listening = (tcp.clone(), 1..5000u32).prop_map(|(address, backlog)| {
-        address.listening().with_option("backlog", backlog.to_string()).unwrap()
-    });
     let path = bytes_without_nul().boxed();
     let file = path.clone().prop_map(|path| Address::file(os(&path)));
-    let append = file.clone().prop_map(|address| address.with_option("append", "on").unwrap());
     let unix = path.clone().prop_map(|path| Address::unix(os(&path)));
     let name = proptest::collection::vec(any::<u8>(), 1..107).prop_map(Address::unix_abstract);
     let padded = (name.clone(), proptest::sample::select(vec!["on", "off"]))
@@ -394,11 +485,6 @@ fn any_address() -> impl Strategy<Value = Address> {
             rest.insert(0, first);
             Address::exec(rest.into_iter().map(std::ffi::OsString::from_vec))
         });
-    let env = (exec.clone(), path.clone(), path.clone()).prop_map(|(address, dir, value)| {
-        let value = [b"N=".to_vec(), value].concat();
-        let address = address.with_option("dir", os(&dir)).unwrap();
-        address.with_option("env", os(&value)).unwrap().with_option("env", "X=").unwrap()
-    });
     let pipe = path.prop_map(|path| Address::pipe(os(&path)));
     let fd = prop_oneof![
         (0..1000u32).prop_map(Address::fd),
@@ -408,10 +494,69 @@ fn any_address() -> impl Strategy<Value = Address> {
         }),
     ];
     let fixed = proptest::sample::select(vec![Address::stdio(), Address::null(), Address::echo()]);
+    let written = prop_oneof!["pty:[a-z]{1,8}", "serial:/dev/[a-z]{1,8}"]
+        .prop_map(|text: String| parse(&text).unwrap());
     prop_oneof![
-        tcp, tuned, listening, file, append, unix, name, padded, marked, vsock, vsock_any, exec,
-        env, pipe, fd, fixed
+        6 => tcp, 2 => file, 2 => unix, 1 => name, 1 => padded, 1 => marked, 2 => vsock,
+        1 => vsock_any, 2 => exec, 2 => pipe, 2 => fd, 4 => written, 2 => fixed
     ]
+}
+
+/// An address of any scheme, to connect to or to listen on, with any options of the table that
+/// make sense together.
+fn any_address() -> impl Strategy<Value = Address> {
+    let address = any_target().prop_flat_map(|address| {
+        let options = any_options(address.scheme());
+        (Just(address), any::<bool>(), options)
+    });
+    address.prop_map(|(address, listening, options)| {
+        let listening = listening && address.scheme().can_listen();
+        let mut address = if listening { address.listening() } else { address };
+        for (key, value) in options {
+            let with_it = address.clone().with_option(key, os(&value)).unwrap();
+            if makes_sense(&with_it) {
+                address = with_it;
+            }
+        }
+        assert!(makes_sense(&address), "{address}");
+        address
+    })
+}
+
+/// Whether nothing is wrong with the address: what it names is not looked at.
+fn makes_sense(address: &Address) -> bool {
+    let given_up = Cancel::new();
+    given_up.trigger();
+    let options = ConnectOptions::new().cancel(given_up);
+    match net::resolve(address, &options).unwrap_err().class() {
+        Class::Cancelled => true,
+        Class::Usage => false,
+        class => panic!("{address}: {class:?}"),
+    }
+}
+
+#[test]
+fn every_option_of_the_table_makes_sense_in_some_address_of_the_property_test() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut missing: std::collections::BTreeSet<_> = schemes()
+        .iter()
+        .flat_map(|scheme| scheme.options.iter().map(|option| (scheme.name, option.name)))
+        .collect();
+    let addresses = any_address();
+    for _ in 0..20_000 {
+        if missing.is_empty() {
+            return;
+        }
+        let address = addresses.new_tree(&mut runner).unwrap().current();
+        let text = address.to_string();
+        missing.retain(|(scheme, option)| {
+            *scheme != address.scheme().name
+                || !["?", "&"].iter().any(|start| text.contains(&format!("{start}{option}=")))
+        });
+    }
+    panic!("never generated: {missing:?}");
 }
 
 proptest! {

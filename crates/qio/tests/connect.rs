@@ -139,6 +139,100 @@ fn tcp_options_are_taken_from_the_address() {
     assert_eq!(sockopt::tcp_keepcnt(&fd).unwrap(), 3);
 }
 
+/// What is set on a socket that has every option of its level.
+fn has_the_options(fd: impl AsFd) {
+    // The kernel doubles what it is asked for, to have room for its own (socket(7)).
+    assert_eq!(sockopt::socket_send_buffer_size(&fd).unwrap(), 2 * 40 * 1024);
+    assert_eq!(sockopt::socket_recv_buffer_size(&fd).unwrap(), 2 * 50_000);
+    assert_eq!(sockopt::ip_ttl(&fd).unwrap(), 9);
+    // Two bits belong to congestion notification, which TCP does itself.
+    assert_eq!(sockopt::ip_tos(&fd).unwrap(), 0xb8);
+    assert_eq!(sockopt::tcp_user_timeout(&fd).unwrap(), 1500);
+}
+
+const OPTIONS: &str = "sndbuf=40k&rcvbuf=50000&ttl=9&tos=187&user-timeout=1.5s&device=lo";
+
+#[test]
+fn options_of_sockets_are_taken_from_the_address_on_both_sides() {
+    for host in ["127.0.0.1", "[::1]"] {
+        let listener = match net::listen(
+            &format!("listen:tcp://{host}:0?{OPTIONS}").parse().unwrap(),
+            &Default::default(),
+        ) {
+            Ok(listener) => listener,
+            Err(error) if error.io_kind() == Some(io::ErrorKind::AddrNotAvailable) => {
+                println!("skipped: there is no {host}");
+                continue;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
+        let port = listener.local_addresses()[0].port().unwrap();
+        let client = connect(&format!("tcp://{host}:{port}?{OPTIONS}")).unwrap();
+        let server = listener.accept(patience()).unwrap().channel;
+        for channel in [&client, &server] {
+            let fd = channel.find::<Socket>().unwrap().descriptor().unwrap();
+            has_the_options(&fd);
+            if host != "127.0.0.1" {
+                assert_eq!(sockopt::ipv6_unicast_hops(&fd).unwrap(), 9);
+                assert_eq!(sockopt::ipv6_tclass(&fd).unwrap(), 0xb8);
+            }
+        }
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+    }
+}
+
+#[test]
+fn an_option_that_the_kernel_refuses_is_named() {
+    let (class, report) = complaint("tcp://127.0.0.1:9?device=no-such-one");
+    assert_eq!(class, Class::Open);
+    let known = ["no such device", "operation not permitted"].map(|cause| {
+        let text = "connect tcp://127.0.0.1:9?device=no-such-one: option \"device=no-such-one\"";
+        format!("{text}: {cause}")
+    });
+    assert!(known.contains(&report), "{report}");
+}
+
+#[test]
+fn the_local_end_is_the_one_that_was_asked_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+    for (bind, expected) in [
+        ("127.0.0.2".to_owned(), "127.0.0.2".to_owned()),
+        ("127.0.0.3:0".to_owned(), "127.0.0.3".to_owned()),
+        ("localhost".to_owned(), "127.0.0.1".to_owned()),
+        (free.to_string(), free.to_string()),
+        (format!(":{}", free.port()), format!("127.0.0.1:{}", free.port())),
+    ] {
+        let channel = connect(&format!("tcp://{to}?bind={bind}")).unwrap();
+        let (_, from) = listener.accept().unwrap();
+        let from = if expected.contains(':') { from.to_string() } else { from.ip().to_string() };
+        assert_eq!(from, expected, "{bind}");
+        // Whoever closes first keeps the port for a while: let it be the other side.
+        channel.close().unwrap();
+    }
+    let text = format!("tcp://{to}?bind=203.0.113.1");
+    assert_eq!(
+        complaint(&text),
+        (
+            Class::Open,
+            format!(
+                "connect {text}: bind to 203.0.113.1:0: cannot assign requested address \
+                 (no interface of this machine has that address)"
+            )
+        )
+    );
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _taken = TcpListener::bind(taken).unwrap();
+    let text = format!("tcp://{to}?bind={taken}");
+    let expected = format!("connect {text}: bind to {taken}: address already in use");
+    assert_eq!(complaint(&text), (Class::Open, expected));
+    let text = format!("tcp://{to}?bind=no..such");
+    let expected = format!("connect {text}: resolve no..such: name or service not known");
+    assert_eq!(complaint(&text), (Class::Resolve, expected));
+}
+
 #[test]
 fn a_name_is_resolved() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -197,6 +197,217 @@ fn all_interfaces_join_a_listener_that_has_some_of_them() {
     let port = first(&both).port().unwrap();
     connect(&Address::tcp("127.0.0.1", port)).unwrap();
     both.accept(patience()).unwrap();
+}
+
+/// Whether a client on `host` gets through to the port.
+fn answers(host: &str, port: u16) -> bool {
+    match connect(&Address::tcp(host, port)) {
+        Ok(_) => true,
+        Err(error) if error.io_kind() == Some(ErrorKind::ConnectionRefused) => false,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn the_families_of_an_address_decide_who_gets_in() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return println!("skipped: this machine has no ::1");
+    }
+    for (address, v4, v6) in [
+        ("listen:tcp://[::]:0", true, true),
+        ("listen:tcp://[::]:0?ipv4&ipv6", true, true),
+        ("listen:tcp://[::]:0?ipv4=off", false, true),
+        ("listen:tcp://[::]:0?ipv6", false, true),
+        ("listen:tcp://[::]:0?ipv4=off&ipv6=on", false, true),
+        ("listen:tcp://0.0.0.0:0", true, false),
+        ("listen:tcp://0.0.0.0:0?ipv6=off", true, false),
+        ("listen:tcp://:0", true, false),
+        ("listen:tcp://:0?ipv4", true, false),
+        ("listen:tcp://:0?ipv4=off", false, true),
+        ("listen:tcp://:0?ipv6", false, true),
+        ("listen:tcp://:0?ipv4&ipv6", true, true),
+    ] {
+        // What was resolved before listens in the same way.
+        let resolved = net::resolve(&address.parse().unwrap(), &ConnectOptions::new()).unwrap();
+        let mut forms = vec![address.to_owned()];
+        if let [one] = &resolved[..] {
+            forms.push(one.to_string());
+        }
+        for form in forms {
+            let listener = listen(&form).unwrap();
+            let port = port(&listener);
+            assert_eq!((answers("127.0.0.1", port), answers("::1", port)), (v4, v6), "{form}");
+        }
+    }
+}
+
+/// Listens on one port of a range, in as many threads as there are ports.
+fn race(range: &str, threads: usize) -> Vec<(u16, Listener)> {
+    let start = Arc::new(std::sync::Barrier::new(threads));
+    let racers: Vec<_> = (0..threads)
+        .map(|_| {
+            let (start, range) = (Arc::clone(&start), range.to_owned());
+            thread::spawn(move || {
+                start.wait();
+                let listener = listen(&range).unwrap();
+                (port(&listener), listener)
+            })
+        })
+        .collect();
+    racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+}
+
+/// The first of so many ports that nobody has there, below those that the kernel gives away.
+fn free_range(host: &str, len: u16) -> u16 {
+    let mut first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let taken = (first..first + len).find(|&port| TcpListener::bind((host, port)).is_err());
+        match taken {
+            None => return first,
+            Some(taken) => first = taken + 1,
+        }
+    }
+}
+
+#[test]
+fn threads_and_processes_that_listen_on_one_range_get_a_port_each() {
+    const RANGE: &str = "QIO_TEST_RANGE";
+    const TEST: &str = "threads_and_processes_that_listen_on_one_range_get_a_port_each";
+    if let Ok(range) = std::env::var(RANGE) {
+        let bound = race(&range, 4);
+        for (port, _) in &bound {
+            println!("port {port}.");
+        }
+        // Until all have theirs.
+        let _ = io::stdin().read(&mut [0]);
+        return;
+    }
+    let (threads, processes) = (16, 4);
+    let total = threads + 4 * processes;
+    let first = free_range("127.0.0.9", u16::try_from(total).unwrap());
+    let last = first + u16::try_from(total).unwrap() - 1;
+    let range = format!("listen:tcp://127.0.0.9:{first}?to={last}");
+    let mut children: Vec<_> = (0..processes)
+        .map(|_| {
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", TEST, "--nocapture"])
+                .env(RANGE, &range)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let mine = race(&range, threads);
+    let mut ports: Vec<u16> = mine.iter().map(|(port, _)| *port).collect();
+    let mut outputs: Vec<_> =
+        children.iter_mut().map(|child| io::BufReader::new(child.stdout.take().unwrap())).collect();
+    for output in &mut outputs {
+        let theirs = output.lines().map(Result::unwrap).filter_map(|line| {
+            let (_, port) = line.split_once("port ")?;
+            port.strip_suffix('.')?.parse::<u16>().ok()
+        });
+        ports.extend(theirs.take(4));
+    }
+    ports.sort_unstable();
+    assert_eq!(ports, (first..=last).collect::<Vec<_>>());
+    for mut child in children {
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_range_that_is_full_is_told_and_leaks_no_descriptor() {
+    in_own_process("a_range_that_is_full_is_told_and_leaks_no_descriptor", || {
+        let first = free_range("127.0.0.10", 3);
+        let last = first + 2;
+        let taken: Vec<_> =
+            (first..=last).map(|port| TcpListener::bind(("127.0.0.10", port)).unwrap()).collect();
+        let text = format!("listen:tcp://127.0.0.10:{first}?to={last}");
+        let before = open_fds();
+        for _ in 0..100 {
+            let error = listen(&text).unwrap_err();
+            assert_eq!(error.class(), Class::Open);
+            assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
+            assert_eq!(
+                error.report().to_string(),
+                format!(
+                    "listen tcp://127.0.0.10:{first}?to={last}: \
+                     all ports from {first} to {last} are in use"
+                )
+            );
+        }
+        assert_eq!(open_fds(), before);
+        drop(taken);
+        assert_eq!(port(&listen(&text).unwrap()), first);
+    });
+}
+
+#[test]
+fn all_addresses_of_a_name_share_the_port_of_a_range_that_all_have_free() {
+    let Ok(taken) = TcpListener::bind("[::1]:0") else {
+        return println!("skipped: this machine has no ::1");
+    };
+    let first = taken.local_addr().unwrap().port();
+    let last = first.saturating_add(20);
+    // The first port is free on 127.0.0.1 only.
+    let listener = listen(&format!("listen:tcp://:{first}?to={last}&ipv4&ipv6")).unwrap();
+    let ports: Vec<_> = listener.local_addresses().iter().map(Address::port).collect();
+    assert_eq!(ports.len(), 2);
+    assert!(ports[0] == ports[1] && ports[0] > Some(first), "{ports:?}");
+}
+
+#[test]
+fn only_who_reuses_ports_shares_one() {
+    let one = listen("listen:tcp://:0?reuse-port").unwrap();
+    let port = port(&one);
+    let two = listen(&format!("listen:tcp://:{port}?reuse-port")).unwrap();
+    let error = listen(&format!("listen:tcp://:{port}")).unwrap_err();
+    assert_eq!(error.io_kind(), Some(ErrorKind::AddrInUse));
+    drop(one);
+    connect(&Address::tcp("127.0.0.1", port)).unwrap();
+    two.accept(patience()).unwrap();
+}
+
+#[test]
+fn multipath_tcp_is_spoken_at_both_ends_and_read_as_ever() {
+    let listener = match listen("listen:tcp://:0?mptcp") {
+        Ok(listener) => listener,
+        Err(error) if error.report().to_string().contains("no such sockets") => {
+            return println!("skipped: {error:?}");
+        }
+        Err(error) => panic!("{error:?}"),
+    };
+    let address = first(&listener).with_option("mptcp", "on").unwrap();
+    let client = connect(&address).unwrap();
+    let server = listener.accept(patience()).unwrap().channel;
+    for channel in [&client, &server] {
+        let protocol = sockopt::socket_protocol(descriptor(channel)).unwrap();
+        assert_eq!(protocol, Some(rustix::net::ipproto::MPTCP));
+        assert!(sockopt::tcp_nodelay(descriptor(channel)).unwrap());
+        assert!(sockopt::socket_keepalive(descriptor(channel)).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(descriptor(channel)).unwrap(), Duration::from_secs(60));
+    }
+    client.write_all(b"hello").unwrap();
+    let mut buf = [0; 5];
+    assert_eq!(server.peek(&mut buf).unwrap(), 5);
+    server.read_exact(&mut buf).unwrap();
+    assert_eq!(&buf, b"hello");
+    server.write_all(b"bye").unwrap();
+    server.finish().unwrap();
+    client.read_exact(&mut buf[..3]).unwrap();
+    assert_eq!(client.read(&mut buf).unwrap(), 0);
+    // An option that it lacks, in kernels of today, is told.
+    if let Err(error) = connect(&address.with_option("user-timeout", "1s").unwrap()) {
+        let report = error.report().to_string();
+        assert!(report.contains(": option \"user-timeout\": "), "{report}");
+    }
+    // A peer that knows nothing of it has plain TCP.
+    let plain = connect(&first(&listener)).unwrap();
+    let server = listener.accept(patience()).unwrap().channel;
+    plain.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
 }
 
 #[test]

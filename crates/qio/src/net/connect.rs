@@ -20,6 +20,10 @@ use crate::watch::{PollSet, Steps, run};
 /// connected socket, a file, a started program. Waits through the current
 /// [`Waiter`](crate::watch::Waiter).
 ///
+/// The addresses of a TCP host are called as Happy Eyeballs (RFC 8305) has it: families in turn,
+/// the next one 250 ms after the last or as soon as one fails, eight at a time, and the first that
+/// answers is taken.
+///
 /// ```no_run
 /// use qio::{ChannelExt, net};
 ///

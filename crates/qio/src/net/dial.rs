@@ -1,101 +1,210 @@
 //! Connecting a TCP socket to the first address of a host that answers.
+//!
+//! Addresses are called as Happy Eyeballs (RFC 8305) has it: families in turn, one call after the
+//! other without waiting for the answer for long, and the first that answers is taken. A path that
+//! swallows everything, as IPv6 often was, costs a quarter of a second instead of minutes.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, sockopt};
 
 use super::connect::OpeningSteps;
 use super::resolver::{Lookup, Resolve};
-use super::tuning::Tuning;
+use super::socket_setup::is_failed_option;
+use super::tcp_socket::TcpSocket;
 use crate::channel::Channel;
-use crate::error::{Error, Result, plain};
+use crate::error::{Class, Error, Result, plain};
 use crate::interest::Interest;
 use crate::transport::Socket;
 use crate::watch::{PollSet, SharedFd, Steps};
 
-/// The connecting of a TCP socket: the name, then its addresses one after the other.
+/// How long an address is given before the next one is called beside it, unless it fails earlier:
+/// the value that RFC 8305 recommends (section 8).
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How many addresses are called at once. The ninth has its turn two seconds after the first at the
+/// earliest: by then the first has had a SYN and its retransmission (1 s), and gives way if need
+/// be. Each attempt is a descriptor, and a leg of the wait.
+const MAX_ATTEMPTS: usize = 8;
+
+/// The connecting of a TCP socket: the name, then its addresses.
 pub(crate) struct Dial {
     address: String,
-    tuning: Tuning,
+    socket: TcpSocket,
     deadline: Option<Instant>,
+    /// The local end to connect from.
+    local: Local,
     resolving: Option<Resolve>,
     /// Not tried yet.
     waiting: VecDeque<SocketAddr>,
-    current: Option<Attempt>,
-    failures: Vec<(SocketAddr, io::Error)>,
+    /// Called, and not answered yet; the oldest first.
+    attempts: Vec<Attempt>,
+    /// When the next address has its turn although none has failed.
+    next: Option<Instant>,
+    /// How many addresses were tried.
+    tried: usize,
+    failures: Vec<Failure>,
+}
+
+enum Local {
+    /// The kernel chooses.
+    Any,
+    Resolving(Resolve),
+    Known(VecDeque<SocketAddr>),
 }
 
 /// One address that was called and has not answered yet.
 struct Attempt {
     peer: SocketAddr,
+    /// The how-manieth it is.
+    number: usize,
     fd: SharedFd,
-    /// When the next address has its turn.
+    /// When it gives way to an address for which there is no room beside it.
     until: Option<Instant>,
     /// Given up unless it was answered.
     answered: bool,
 }
 
-/// What became of each address.
+/// What became of one address.
 #[derive(Debug)]
-struct Failures(Vec<(SocketAddr, io::Error)>);
+struct Failure {
+    number: usize,
+    peer: SocketAddr,
+    cause: io::Error,
+}
+
+/// What became of each address, in the order in which they were tried.
+#[derive(Debug)]
+struct Failures(Vec<Failure>);
 
 impl Dial {
     pub(crate) fn new(
         address: &str,
-        lookup: Lookup,
-        tuning: Tuning,
+        remote: Lookup,
+        local: Option<Lookup>,
+        socket: TcpSocket,
         deadline: Option<Instant>,
     ) -> Self {
         Self {
             address: address.to_owned(),
-            tuning,
+            socket,
             deadline,
-            resolving: Some(Resolve::new(lookup)),
+            local: local.map_or(Local::Any, |local| Local::Resolving(Resolve::new(local))),
+            resolving: Some(Resolve::new(remote)),
             waiting: VecDeque::new(),
-            current: None,
+            attempts: Vec::new(),
+            next: None,
+            tried: 0,
             failures: Vec::new(),
         }
     }
 
-    /// Calls the next address.
-    fn start(&mut self, peer: SocketAddr, now: Instant) -> io::Result<()> {
-        let family = family(peer);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        self.tuning.apply(&fd)?;
-        // An address that does not answer leaves time for those behind it.
-        let shares = u32::try_from(self.waiting.len() + 1).unwrap_or(u32::MAX);
-        let until =
-            self.deadline.map(|deadline| now + deadline.saturating_duration_since(now) / shares);
-        match rustix::net::connect(&fd, &peer) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {
-                self.current = Some(Attempt { peer, fd: fd.into(), until, answered: false });
-                Ok(())
+    /// Both names, one after the other; their threads run side by side.
+    fn resolve(&mut self, now: Instant) -> Poll<Result<()>> {
+        if let Local::Resolving(resolving) = &mut self.local {
+            match std::task::ready!(resolving.step(now)) {
+                Ok(found) => self.local = Local::Known(found),
+                Err(error) => return Poll::Ready(Err(self.unresolved(error))),
             }
-            Err(error) => Err(error.into()),
         }
+        if let Some(resolving) = &mut self.resolving {
+            let found = match std::task::ready!(resolving.step(now)) {
+                Ok(found) => found,
+                Err(error) => return Poll::Ready(Err(self.unresolved(error))),
+            };
+            self.resolving = None;
+            self.waiting = interleaved(found);
+            self.waiting.retain(|peer| self.local.has(*peer));
+            if self.waiting.is_empty() {
+                let text = "no address of the host is of the family of option \"bind\"";
+                let error = Error::new(Class::Open, "connect", &self.address).because(text);
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn unresolved(&self, error: Error) -> Error {
+        Error::new(error.class(), "connect", &self.address).because(error)
+    }
+
+    /// Calls an address.
+    fn start(&mut self, peer: SocketAddr, now: Instant) -> io::Result<()> {
+        let fd = self.socket.make(family(peer))?;
+        if let Some(local) = self.local.of(peer) {
+            bind(&fd, local)?;
+        }
+        match rustix::net::connect(&fd, &peer) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // However short the deadline is, an address that does not answer leaves time for those
+        // behind it.
+        let shares = u32::try_from(self.waiting.len() + 1).unwrap_or(u32::MAX);
+        let share = self.deadline.map(|deadline| deadline.saturating_duration_since(now) / shares);
+        let delay = share.map_or(CONNECTION_ATTEMPT_DELAY, |it| it.min(CONNECTION_ATTEMPT_DELAY));
+        self.next = Some(now + delay);
+        let until = share.map(|share| now + share);
+        let number = self.tried;
+        self.attempts.push(Attempt { peer, number, fd: fd.into(), until, answered: false });
+        Ok(())
+    }
+
+    /// Asks every address that was called; the first that has answered is connected.
+    fn answer(&mut self) -> Option<Attempt> {
+        let mut index = 0;
+        while let Some(attempt) = self.attempts.get(index) {
+            match attempt.outcome() {
+                None => index += 1,
+                Some(Ok(())) => return Some(self.attempts.remove(index)),
+                Some(Err(error)) => self.give_up(index, error),
+            }
+        }
+        None
+    }
+
+    /// Lets go of an address; the next one has its turn at once.
+    fn give_up(&mut self, index: usize, cause: io::Error) {
+        let Attempt { peer, number, .. } = self.attempts.remove(index);
+        self.fail(number, peer, cause);
+    }
+
+    fn fail(&mut self, number: usize, peer: SocketAddr, cause: io::Error) {
+        event!(debug, address = %self.address, %peer, error = %cause, "no connection");
+        self.failures.push(Failure { number, peer, cause });
+        self.next = None;
+    }
+
+    /// Whether an address can be called beside those that were.
+    fn has_room(&self) -> bool {
+        // A port that is asked for cannot be had twice.
+        let most = if self.local.is_port() { 1 } else { MAX_ATTEMPTS };
+        self.attempts.len() < most
     }
 
     /// The error when every address has failed.
-    fn verdict(&mut self) -> Error {
+    fn verdict(&mut self, kind: Option<io::ErrorKind>) -> Error {
         let mut failures = std::mem::take(&mut self.failures);
         if failures.len() == 1
-            && let Some((_, cause)) = failures.pop()
+            && let Some(failure) = failures.pop()
         {
-            return Error::os("connect", &self.address, cause);
+            return Error::os("connect", &self.address, failure.cause);
         }
         // The class and the hint are those of the last one, as if it had been the only one.
-        let kind = failures.last().map_or(io::ErrorKind::Other, |(_, cause)| cause.kind());
-        Error::os("connect", &self.address, io::Error::new(kind, Failures(failures)))
+        let last = failures.last().map_or(io::ErrorKind::Other, |failure| failure.cause.kind());
+        failures.sort_by_key(|failure| failure.number);
+        let cause = io::Error::new(kind.unwrap_or(last), Failures(failures));
+        Error::os("connect", &self.address, cause)
     }
 }
 
@@ -103,73 +212,115 @@ impl Steps for Dial {
     type Output = Result<Arc<dyn Channel>>;
 
     fn step(&mut self, now: Instant) -> Poll<Self::Output> {
-        if let Some(resolving) = &mut self.resolving {
-            match resolving.step(now) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(found)) => self.waiting = found,
-                Poll::Ready(Err(error)) => {
-                    let class = error.class();
-                    return Poll::Ready(Err(
-                        Error::new(class, "connect", &self.address).because(error)
-                    ));
-                }
-            }
-            self.resolving = None;
+        if let Err(error) = std::task::ready!(self.resolve(now)) {
+            return Poll::Ready(Err(error));
         }
+        let failed_before = self.failures.len();
         loop {
-            if let Some(attempt) = &self.current {
-                let failure = match attempt.outcome() {
-                    Some(Ok(())) => {
-                        let attempt = self.current.take().expect("looked at just now");
-                        event!(debug, address = %self.address, peer = %attempt.peer, "connected");
-                        return Poll::Ready(
-                            attempt
-                                .into_socket()
-                                .map_err(|error| Error::os("connect", &self.address, error)),
-                        );
-                    }
-                    Some(Err(error)) => error,
-                    None if attempt.until.is_none_or(|until| until > now) => return Poll::Pending,
-                    None if self.waiting.is_empty() && self.failures.is_empty() => {
-                        // The caller's deadline, with the caller's text.
-                        return Poll::Pending;
-                    }
-                    None => io::Error::new(io::ErrorKind::TimedOut, "timed out"),
-                };
-                let peer = attempt.peer;
-                self.current = None;
-                event!(debug, address = %self.address, %peer, error = %failure, "no connection");
-                self.failures.push((peer, failure));
+            if let Some(attempt) = self.answer() {
+                // The others are left at once.
+                self.attempts.clear();
+                event!(debug, address = %self.address, peer = %attempt.peer, "connected");
+                let socket = attempt.into_socket();
+                return Poll::Ready(
+                    socket.map_err(|error| Error::os("connect", &self.address, error)),
+                );
             }
-            let Some(peer) = self.waiting.pop_front() else {
-                return Poll::Ready(Err(self.verdict()));
-            };
-            event!(debug, address = %self.address, %peer, "connecting");
-            if let Err(error) = self.start(peer, now) {
-                if is_fatal(&error) {
-                    return Poll::Ready(Err(Error::os("connect", &self.address, error)));
+            if self.deadline.is_some_and(|deadline| deadline <= now) && self.tried > 1 {
+                // With one address, this is left to the caller and its text.
+                while !self.attempts.is_empty() {
+                    self.give_up(0, timed_out());
                 }
-                self.failures.push((peer, error));
+                return Poll::Ready(Err(self.verdict(Some(io::ErrorKind::TimedOut))));
+            }
+            if self.waiting.is_empty() {
+                if self.attempts.is_empty() {
+                    return Poll::Ready(Err(self.verdict(None)));
+                }
+                return Poll::Pending;
+            }
+            if !self.attempts.is_empty() && self.next.is_some_and(|next| next > now) {
+                return Poll::Pending;
+            }
+            if !self.has_room() {
+                if self.attempts[0].until.is_none_or(|until| until > now) {
+                    return Poll::Pending;
+                }
+                self.give_up(0, timed_out());
+            }
+            if self.local.is_port() && self.failures.len() > failed_before {
+                // The wait still owns the socket that failed, which has the port until then.
+                return Poll::Pending;
+            }
+            let Some(peer) = self.waiting.pop_front() else { continue };
+            event!(debug, address = %self.address, %peer, "connecting");
+            match self.start(peer, now) {
+                Ok(()) => self.tried += 1,
+                Err(error) if is_scarcity(&error) && !self.attempts.is_empty() => {
+                    // Those that were called may answer, and leave something when they fail.
+                    self.waiting.push_front(peer);
+                    self.next = None;
+                    return Poll::Pending;
+                }
+                Err(error) => {
+                    if is_scarcity(&error) || is_failed_option(&error) {
+                        self.waiting.clear();
+                    }
+                    self.fail(self.tried, peer, error);
+                    self.tried += 1;
+                }
             }
         }
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        if let Some(resolving) = &mut self.resolving {
-            resolving.watch(set);
+        if let Local::Resolving(resolving) = &mut self.local {
+            return resolving.watch(set);
         }
-        if let Some(attempt) = &self.current {
+        if let Some(resolving) = &mut self.resolving {
+            return resolving.watch(set);
+        }
+        for attempt in &self.attempts {
             set.add(&attempt.fd, Interest::WRITE, Interest::WRITE);
-            if let Some(until) = attempt.until {
-                set.wake_at(until);
-            }
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let next = match self.attempts.first() {
+            None => Some(Instant::now()),
+            Some(_) if self.has_room() => self.next,
+            Some(oldest) => oldest.until,
+        };
+        if let Some(next) = next {
+            set.wake_at(next);
         }
     }
 }
 
 impl OpeningSteps for Dial {
     fn missing(&self) -> &'static str {
-        if self.resolving.is_some() { "the name was not resolved" } else { "no answer" }
+        match (&self.local, &self.resolving) {
+            (Local::Resolving(_), _) => "the name of option \"bind\" was not resolved",
+            (_, Some(_)) => "the name was not resolved",
+            _ => "no answer",
+        }
+    }
+}
+
+impl Local {
+    /// The local end from which `peer` can be reached.
+    fn of(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        let Self::Known(known) = self else { return None };
+        known.iter().find(|local| local.is_ipv4() == peer.is_ipv4()).copied()
+    }
+
+    fn has(&self, peer: SocketAddr) -> bool {
+        matches!(self, Self::Any) || self.of(peer).is_some()
+    }
+
+    /// Whether a certain port is asked for.
+    fn is_port(&self) -> bool {
+        matches!(self, Self::Known(known) if known.iter().any(|local| local.port() != 0))
     }
 }
 
@@ -215,7 +366,7 @@ impl Drop for Attempt {
 
 impl fmt::Display for Failures {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (peer, cause)) in self.0.iter().enumerate() {
+        for (index, Failure { peer, cause, .. }) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             write!(out, "{separator}{peer}: {}", plain(cause))?;
         }
@@ -229,62 +380,44 @@ pub(crate) fn family(address: SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-/// Whether the same would happen with every other address.
-fn is_fatal(error: &io::Error) -> bool {
+/// Families in turn, starting with that of the first address (RFC 8305, section 4, with a First
+/// Address Family Count of 1); otherwise in the order in which they came (RFC 6724).
+fn interleaved(found: VecDeque<SocketAddr>) -> VecDeque<SocketAddr> {
+    let Some(first) = found.front().map(SocketAddr::is_ipv4) else { return found };
+    let (one, other): (VecDeque<_>, VecDeque<_>) =
+        found.into_iter().partition(|address| address.is_ipv4() == first);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut turns = VecDeque::new();
+    loop {
+        let before = turns.len();
+        turns.extend(one.next());
+        turns.extend(other.next());
+        if turns.len() == before {
+            return turns;
+        }
+    }
+}
+
+fn bind(fd: impl AsFd, local: SocketAddr) -> io::Result<()> {
+    if local.port() == 0 {
+        // Where it cannot be (Multipath TCP of old kernels), there are fewer ports, and no error.
+        let _ = qio_os::bind_address_no_port(fd.as_fd());
+    }
+    rustix::net::bind(fd, &local).map_err(|error| {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("bind to {local}: {}", plain(&error)))
+    })
+}
+
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "timed out")
+}
+
+/// Whether something is used up: the same would happen with every other address.
+fn is_scarcity(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::error::Class;
-    use crate::net::address::Address;
-
-    fn dial(peers: &[SocketAddr]) -> Dial {
-        let tuning = Tuning::of(&Address::tcp("x", 1));
-        let mut dial = Dial::new("tcp://x:1", Lookup::new("127.0.0.1", "1"), tuning, None);
-        dial.resolving = None;
-        dial.waiting = peers.iter().copied().collect();
-        dial
-    }
-
-    fn run(dial: Dial) -> Result<Arc<dyn Channel>> {
-        match crate::watch::run(dial, None).unwrap() {
-            std::ops::ControlFlow::Break(result) => result,
-            std::ops::ControlFlow::Continue(_) => panic!("no deadline"),
-        }
-    }
-
-    /// An address on which nothing listens: the port stays bound, without listening.
-    fn refusing() -> (std::os::fd::OwnedFd, SocketAddr) {
-        let fd = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        rustix::net::bind(&fd, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
-        let address = rustix::net::getsockname(&fd).unwrap().try_into().unwrap();
-        (fd, address)
-    }
-
-    #[test]
-    fn the_second_address_is_tried_when_the_first_refuses() {
-        let (_closed, refusing) = refusing();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        run(dial(&[refusing, listener.local_addr().unwrap()])).unwrap();
-        listener.accept().unwrap();
-    }
-
-    #[test]
-    fn the_error_tells_what_happened_to_each_address() {
-        let ((_one, first), (_two, second)) = (refusing(), refusing());
-        let error = run(dial(&[first, second])).unwrap_err();
-        assert_eq!(error.class(), Class::Open);
-        assert_eq!(
-            error.report().to_string(),
-            format!(
-                "connect tcp://x:1: {first}: connection refused; {second}: connection refused \
-                 (nothing listens there)"
-            )
-        );
-    }
-}
+mod tests;

@@ -4,13 +4,30 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::address::{Address, Refusal, Role, Value, parse_count};
 use super::resolver::{Family, Lookup};
-use super::scheme::OptionInfo;
+use super::scheme::{Applies, OptionInfo};
 
 /// The options that choose among the addresses of a host.
 pub(crate) const FAMILY_OPTIONS: &[OptionInfo] = &[
     OptionInfo::new("ipv4", Value::Switch, "use the IPv4 addresses of the host, and only those"),
     OptionInfo::new("ipv6", Value::Switch, "use the IPv6 addresses of the host, and only those"),
     OptionInfo::new("numeric", Value::Switch, "look no name up: host and port are numbers"),
+];
+
+/// The options of the ports that are bound to.
+pub(crate) const PORT_OPTIONS: &[OptionInfo] = &[
+    OptionInfo::new(
+        "to",
+        Value::Count { from: 1, to: 65_535 },
+        "take the first free port from PORT to this one",
+    )
+    .only(Applies::Listen),
+    OptionInfo::new(
+        "reuse-port",
+        Value::Switch,
+        "share the port with others who do (SO_REUSEPORT)",
+    )
+    .default("off")
+    .only(Applies::Listen),
 ];
 
 /// The host, the port and the families of an address that was looked at.
@@ -58,17 +75,9 @@ impl<'a> Inet<'a> {
         let families = Families::of(address)?;
         let numeric = address.switch("numeric");
         check_family(host, families)?;
-        if numeric {
-            let ip = host.split_once('%').map_or(host, |(ip, _scope)| ip);
-            if !host.is_empty() && ip.parse::<IpAddr>().is_err() {
-                let text = format!("host {host:?} is a name, and option \"numeric\" is on");
-                return Err(Refusal::new(text));
-            }
-            if let Port::Service(name) = port {
-                let text = format!("port {name:?} is a name, and option \"numeric\" is on");
-                return Err(Refusal::new(text));
-            }
-        }
+        let inet = Self { host, port, families, numeric };
+        inet.check_numeric()?;
+        last_port(address, port)?;
         if address.role() == Role::Connect {
             let syntax = address.scheme().syntax;
             if host.is_empty() {
@@ -82,7 +91,28 @@ impl<'a> Inet<'a> {
                 _ => {}
             }
         }
-        Ok(Self { host, port, families, numeric })
+        Ok(inet)
+    }
+
+    /// The last port of the range that starts with [`port`](Self::port), if there is one.
+    pub(crate) fn last_port(&self, address: &Address) -> Option<u16> {
+        last_port(address, self.port).ok().flatten()
+    }
+
+    fn check_numeric(&self) -> Result<(), Refusal> {
+        if !self.numeric {
+            return Ok(());
+        }
+        let ip = self.host.split_once('%').map_or(self.host, |(ip, _scope)| ip);
+        if !self.host.is_empty() && ip.parse::<IpAddr>().is_err() {
+            let text = format!("host {:?} is a name, and option \"numeric\" is on", self.host);
+            return Err(Refusal::new(text));
+        }
+        if let Port::Service(name) = self.port {
+            let text = format!("port {name:?} is a name, and option \"numeric\" is on");
+            return Err(Refusal::new(text));
+        }
+        Ok(())
     }
 
     /// What to ask for, to connect.
@@ -103,6 +133,30 @@ impl<'a> Inet<'a> {
         };
         let ask = |host: &&'a str| Self { host, ..*self }.lookup().passive(true);
         hosts.iter().map(ask).collect()
+    }
+}
+
+impl Inet<'_> {
+    /// What to ask for the local end that option `bind` names, to connect from.
+    pub(crate) fn local(address: &Address) -> Result<Option<Lookup>, Refusal> {
+        let Some(text) = address.text("bind") else { return Ok(None) };
+        let of_bind = |refusal: Refusal| refusal.inside("option \"bind\"");
+        let (host, port) = split_local(&text);
+        let host = check_host(host.as_bytes()).map_err(of_bind)?;
+        let port = port.map_or(Ok(Port::Missing), |port| Port::parse(port.as_bytes()));
+        let port = port.map_err(of_bind)?;
+        let remote = Inet::of(address)?;
+        check_family(host, remote.families).map_err(of_bind)?;
+        let ip = |host: &str| host.split_once('%').map_or(host, |(ip, _)| ip).parse::<IpAddr>();
+        if let (Ok(from), Ok(to)) = (ip(host), ip(remote.host))
+            && from.is_ipv4() != to.is_ipv4()
+        {
+            let text = format!("option \"bind\": {host} and {} are of two families", remote.host);
+            return Err(Refusal::new(text));
+        }
+        let local = Inet { host, port, ..remote };
+        local.check_numeric().map_err(of_bind)?;
+        Ok(Some(local.lookup().passive(true)))
     }
 }
 
@@ -137,6 +191,11 @@ impl<'a> Port<'a> {
 const LONGEST_SERVICE: usize = 63;
 
 impl Families {
+    /// Whether an IPv6 socket is one for IPv4, too.
+    pub(crate) fn are_dual(self) -> bool {
+        matches!(self, Self::Any | Self::Both)
+    }
+
     /// The table of QEMU's `inet_ai_family_from_address`.
     fn of(address: &Address) -> Result<Self, Refusal> {
         let wish = |key| address.is_given(key).then(|| address.switch(key));
@@ -157,6 +216,40 @@ impl Families {
             Self::V4 => Family::V4,
             Self::V6 => Family::V6,
         }
+    }
+}
+
+/// The last port of a range, which must have a first one.
+fn last_port(address: &Address, first: Port<'_>) -> Result<Option<u16>, Refusal> {
+    let Some(last) = address.count("to").and_then(|last| u16::try_from(last).ok()) else {
+        return Ok(None);
+    };
+    match first {
+        Port::Number(0) | Port::Missing | Port::Service(_) => {
+            let text = "option \"to\" ends a range of ports that has no first one";
+            Err(Refusal::new(text).hint("the port is the number of the first"))
+        }
+        Port::Number(first) if last < first => {
+            let text = format!("option \"to\": port {last} is below the first one, {first}");
+            Err(Refusal::new(text))
+        }
+        Port::Number(_) => Ok(Some(last)),
+    }
+}
+
+/// The host and the port of a local end; an IPv6 address may do without brackets where no port
+/// follows.
+fn split_local(text: &str) -> (&str, Option<&str>) {
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        match rest.strip_prefix(':') {
+            Some(port) => return (host, Some(port)),
+            None if rest.is_empty() => return (host, None),
+            None => {}
+        }
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => (host, Some(port)),
+        _ => (text, None),
     }
 }
 

@@ -21,12 +21,26 @@ pub fn patience() -> Option<Instant> {
 /// Runs the test of that name again in a process of its own, where `body` runs; for tests of
 /// state that belongs to the process: descriptors, threads, signals, capabilities.
 pub fn in_own_process(test: &str, body: impl FnOnce()) {
+    in_own_process_under(&[], test, body);
+}
+
+/// The same, started by another program: the words in front of the command.
+pub fn in_own_process_under(starter: &[&str], test: &str, body: impl FnOnce()) {
     const MARK: &str = "QIO_TEST_IN_OWN_PROCESS";
     if std::env::var_os(MARK).is_some_and(|name| name == test) {
         return body();
     }
     let mut output = tempfile::tempfile().unwrap();
-    let mut process = Command::new(std::env::current_exe().unwrap())
+    let program = std::env::current_exe().unwrap();
+    let mut command = match starter {
+        [] => Command::new(program),
+        [starter, words @ ..] => {
+            let mut command = Command::new(starter);
+            command.args(words).arg(program);
+            command
+        }
+    };
+    let mut process = command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(MARK, test)
         .stdin(Stdio::null())

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub(crate) use form::Form;
 pub(crate) use refusal::{Refusal, suggestion};
 pub(crate) use value::parse_count;
-pub use value::{BadValue, Value, parse_duration};
+pub use value::{BadValue, Value, parse_duration, parse_size};
 
 use self::escape::encode;
 use super::layer::Layer;
@@ -272,8 +272,13 @@ impl Address {
         &self.target
     }
 
-    /// Another address of the same transport to connect to, without options.
+    /// The same address with another target: every option stays.
     pub(crate) fn with_target(&self, target: Vec<Vec<u8>>) -> Self {
+        Self { target, ..self.clone() }
+    }
+
+    /// Another address of the same transport to connect to, without options.
+    pub(crate) fn sibling(&self, target: Vec<Vec<u8>>) -> Self {
         Self::new(self.scheme, target)
     }
 
@@ -334,6 +339,11 @@ impl Address {
     /// The value of a number.
     pub(crate) fn count(&self, key: &str) -> Option<u32> {
         self.text(key).and_then(|text| parse_count(&text)).and_then(|count| count.try_into().ok())
+    }
+
+    /// The value of a number of bytes.
+    pub(crate) fn size(&self, key: &str) -> Option<usize> {
+        self.text(key).and_then(|text| parse_size(&text).ok())
     }
 
     /// The value of permission bits.

@@ -25,6 +25,11 @@ impl Refusal {
         self
     }
 
+    /// The same, about a part of the address.
+    pub(crate) fn inside(self, part: &str) -> Self {
+        Self { reason: format!("{part}: {}", self.reason), ..self }
+    }
+
     /// The error of doing `attempt` with `address`.
     pub(crate) fn of(self, attempt: &'static str, address: &str) -> Error {
         let error = Error::usage(attempt, address, self.reason);

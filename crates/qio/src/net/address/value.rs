@@ -21,6 +21,8 @@ pub enum Value {
     },
     /// A whole number, or `forever`.
     CountOrForever,
+    /// A number of bytes, as [`parse_size`] reads it.
+    Size,
     /// Permission bits in octal.
     FileMode,
     /// A [`Switch`](Value::Switch), or permission bits in octal that mean "on, and so".
@@ -46,6 +48,7 @@ impl Value {
             Self::Duration => "DURATION".to_owned(),
             Self::Count { from, to } => format!("{from}-{to}"),
             Self::CountOrForever => "N|forever".to_owned(),
+            Self::Size => "SIZE".to_owned(),
             Self::FileMode => "MODE".to_owned(),
             Self::SwitchOrMode => "on|off|MODE".to_owned(),
             Self::Choice(words) => words.join("|"),
@@ -76,6 +79,7 @@ impl Value {
                 _ if text == "forever" => Ok(()),
                 _ => Err(BadValue::new(text, "a number or forever".to_owned())),
             },
+            Self::Size => parse_size(text).map(drop),
             Self::FileMode => parse_mode(text).map(drop),
             Self::SwitchOrMode => match parse_switch(text) {
                 Ok(_) => Ok(()),
@@ -128,6 +132,43 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadValue> {
         return Err(BadValue::new(text, "a time of at most 1000000000 seconds".to_owned()));
     }
     Ok(Duration::from_nanos(nanoseconds.round() as u64))
+}
+
+/// Reads a number of bytes: a whole number, with `k`, `M` or `G` behind it for the powers of 1024.
+///
+/// From 1 byte to 1 GiB: what the kernel can count in a socket option, which is what sizes are
+/// for, with room for its doubling.
+///
+/// ```
+/// use qio::net::parse_size;
+///
+/// # fn main() -> Result<(), qio::net::BadValue> {
+/// assert_eq!(parse_size("4096")?, 4096);
+/// assert_eq!(parse_size("256k")?, 256 << 10);
+/// assert!(parse_size("2G").is_err());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// Says what a size looks like.
+pub fn parse_size(text: &str) -> Result<usize, BadValue> {
+    let bad = |wanted: &str| BadValue::new(text, wanted.to_owned());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let bytes_each = match unit {
+        "" => 1,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err(bad("a size like 4096, 256k or 1M")),
+    };
+    if number.is_empty() {
+        return Err(bad("a size like 4096, 256k or 1M"));
+    }
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(bytes_each));
+    bytes.filter(|bytes| (1..=1 << 30).contains(bytes)).ok_or_else(|| bad("a size from 1 to 1G"))
 }
 
 pub(crate) fn parse_switch(text: &str) -> Result<bool, BadValue> {
@@ -192,6 +233,16 @@ mod tests {
         }
         for text in ["", "s", "-1", "1.", ".5", "1..5", "2x", "1e3", "99999999999", "١"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, bytes) in [("1", 1), ("0064k", 65_536), ("3M", 3 << 20), ("1g", 1 << 30)] {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "k", "0", "0k", "-1", "1.5M", "1kB", " 1", "2G", "99999999999999999999"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

@@ -307,7 +307,7 @@ pub(crate) fn bind(
             let to = place.socket_address().map_err(failed)?;
             let fd = socket(kind).map_err(failed)?;
             rustix::net::bind(&fd, &to).map_err(|error| explained(place, text, error))?;
-            let local = address.with_target(vec![b"@".to_vec(), name.to_vec()]);
+            let local = address.sibling(vec![b"@".to_vec(), name.to_vec()]);
             let local = if tight { local } else { local.with_option("tight", "off")? };
             return Ok((fd, local, None));
         }
@@ -330,7 +330,7 @@ pub(crate) fn bind(
         bind_path(&fd, &to, path).map_err(|error| explained(place, text, error))?;
         path.to_owned()
     };
-    let local = address.with_target(vec![path.as_os_str().as_bytes().to_vec()]);
+    let local = address.sibling(vec![path.as_os_str().as_bytes().to_vec()]);
     let file = remember(&path).map_err(|error| Error::os("listen", text, error))?;
     if let Err(error) = wish.fulfil(&file) {
         // The error to report is the one that came first.
