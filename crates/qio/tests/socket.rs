@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qio::transport::Socket;
+use qio::transport::{Endpoint, Socket};
 use qio::{Channel, ChannelExt, FdSink, Mode, ReadFlags, WriteFlags};
 use qio_testkit::{Job, scope};
 use rustix::fs::OFlags;
@@ -113,5 +113,113 @@ fn a_peer_is_known_where_there_are_credentials() {
         let error = tcp.peer_credentials().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert_eq!(error.to_string(), "tcp socket: only unix sockets know their peer");
+    });
+}
+
+/// The longest path fills the kernel's structure to the last byte and has no NUL at its end.
+#[test]
+fn unix_paths_of_every_length_and_any_abstract_name_come_back_as_they_were_bound() {
+    use std::os::unix::ffi::OsStrExt;
+    scope(LIMIT, |_| {
+        let dir = tempfile::tempdir().unwrap();
+        let prefix = dir.path().join("").as_os_str().as_bytes().to_vec();
+        let path = |len: usize| {
+            let mut path = prefix.clone();
+            path.resize(len, b'x');
+            path
+        };
+        let process = std::process::id();
+        let longest = format!("{process:0>107}").into_bytes();
+        let cases: Vec<(Option<Vec<u8>>, Endpoint)> = [prefix.len() + 1, 106, 107, 108]
+            .map(|len| {
+                (
+                    Some(path(len)),
+                    Endpoint::UnixPath(std::ffi::OsStr::from_bytes(&path(len)).into()),
+                )
+            })
+            .into_iter()
+            .chain(
+                [
+                    format!("qio {process}").into_bytes(),
+                    format!("\0{process}\0").into_bytes(),
+                    longest,
+                ]
+                .map(|name| {
+                    let bound = [b"\0", name.as_slice()].concat();
+                    (Some(bound), Endpoint::UnixAbstract(name))
+                }),
+            )
+            .chain([(None, Endpoint::UnixUnnamed)])
+            .collect();
+        for (name, expected) in cases {
+            let (client, server) = unix_pair_named(name.as_deref());
+            assert_eq!(server.peer_address().unwrap(), expected);
+            assert_eq!(client.local_address().unwrap(), expected);
+        }
+    });
+}
+
+/// A client bound to this name (a path, or an abstract one after a NUL), and its server.
+fn unix_pair_named(name: Option<&[u8]>) -> (Socket, Socket) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let socket = || {
+        rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    };
+    let listener = socket();
+    let at = SocketAddrUnix::new_abstract_name(
+        format!("qio listener {}", std::process::id()).as_bytes(),
+    );
+    let at = at.unwrap();
+    rustix::net::bind(&listener, &at).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let client = socket();
+    match name {
+        Some([0, name @ ..]) => {
+            rustix::net::bind(&client, &SocketAddrUnix::new_abstract_name(name).unwrap()).unwrap();
+        }
+        Some(path) => rustix::net::bind(&client, &SocketAddrUnix::new(path).unwrap()).unwrap(),
+        None => {}
+    }
+    rustix::net::connect(&client, &at).unwrap();
+    let server = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+    (Socket::from_fd(client).unwrap(), Socket::from_fd(server).unwrap())
+}
+
+#[test]
+fn both_ends_of_a_tcp_connection_know_each_other_until_it_is_gone() {
+    scope(LIMIT, |_| {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(host) else {
+                println!("skipped: {host} cannot be bound");
+                continue;
+            };
+            let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (right, from) = listener.accept().unwrap();
+            assert_eq!(from, left.local_addr().unwrap());
+            let [left, right] = [left, right].map(|end| Socket::from_fd(end.into()).unwrap());
+            assert_eq!(
+                left.peer_address().unwrap(),
+                Endpoint::Inet(listener.local_addr().unwrap())
+            );
+            assert_eq!(right.peer_address().unwrap(), Endpoint::Inet(from));
+            assert_eq!(right.peer_address().unwrap(), left.local_address().unwrap());
+            assert_eq!(
+                right.local_address().unwrap().to_string(),
+                listener.local_addr().unwrap().to_string()
+            );
+
+            sockopt::set_socket_linger(right.descriptor().unwrap(), Some(Duration::ZERO)).unwrap();
+            right.close().unwrap();
+            assert_eq!(right.local_address().unwrap_err().kind(), ErrorKind::NotConnected);
+            left.wait(qio::Interest::READ, None).unwrap();
+            assert_eq!(left.peer_address().unwrap_err().kind(), ErrorKind::NotConnected);
+            assert_eq!(left.local_address().unwrap(), Endpoint::Inet(from));
+        }
     });
 }

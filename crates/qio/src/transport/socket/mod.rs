@@ -2,6 +2,7 @@
 
 mod ancillary;
 mod credentials;
+mod endpoint;
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
@@ -9,10 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
 
 use self::ancillary::{receive_vectored, receive_with_fds, send_vectored, send_with_fds};
 pub use self::credentials::PeerCredentials;
+pub use self::endpoint::Endpoint;
 use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
@@ -129,24 +131,6 @@ impl Socket {
             write_shut: AtomicBool::new(false),
             writer_wake: Event::new(),
         }
-    }
-
-    /// The local address.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` once closed.
-    pub fn local_addr(&self) -> Result<SocketAddrAny> {
-        Ok(rustix::net::getsockname(self.slot.borrow()?)?)
-    }
-
-    /// The address of the peer.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` once closed, or when the peer is gone.
-    pub fn peer_addr(&self) -> Result<SocketAddrAny> {
-        rustix::net::getpeername(self.slot.borrow()?)?.ok_or_else(|| ErrorKind::NotConnected.into())
     }
 
     /// Shares ownership of the descriptor, for socket options that have no method here.
