@@ -9,6 +9,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod ancillary;
 mod block;
 mod capability;
 mod close;
@@ -20,13 +21,14 @@ mod sigpipe;
 mod spawn;
 mod vsock;
 
+pub use ancillary::{Ancillary, Received, receive_message};
 pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use name::{local_name, peer_name};
-pub use peer::peer_credentials;
+pub use peer::{peer_credentials, peer_pidfd};
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
 pub use spawn::close_other_fds_on_exec;
 pub use vsock::parse_vsock_address;

@@ -2,14 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test program")]
 
+mod common;
+
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use qio::transport::{Endpoint, Socket};
-use qio::{Channel, ChannelExt, FdSink, Mode, ReadFlags, WriteFlags};
+use common::with_other_process;
+use qio::transport::{Endpoint, PeerCredentials, Socket};
+use qio::watch::PollSet;
+use qio::{Channel, ChannelExt, FdSink, Interest, Mode, ReadFlags, WriteFlags};
 use qio_testkit::{Job, scope};
 use rustix::fs::OFlags;
 use rustix::net::sockopt;
@@ -62,7 +66,7 @@ fn a_peek_on_a_reset_connection_is_one_error_and_the_end_after_it() {
             left.set_mode(mode).unwrap();
             sockopt::set_socket_linger(right.descriptor().unwrap(), Some(Duration::ZERO)).unwrap();
             drop(right);
-            left.wait(qio::Interest::READ, None).unwrap();
+            left.wait(Interest::READ, None).unwrap();
             assert_eq!(left.peek(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
             for _ in 0..2 {
                 assert_eq!(left.peek(&mut [0]).unwrap(), 0);
@@ -217,9 +221,167 @@ fn both_ends_of_a_tcp_connection_know_each_other_until_it_is_gone() {
             sockopt::set_socket_linger(right.descriptor().unwrap(), Some(Duration::ZERO)).unwrap();
             right.close().unwrap();
             assert_eq!(right.local_address().unwrap_err().kind(), ErrorKind::NotConnected);
-            left.wait(qio::Interest::READ, None).unwrap();
+            left.wait(Interest::READ, None).unwrap();
             assert_eq!(left.peer_address().unwrap_err().kind(), ErrorKind::NotConnected);
             assert_eq!(left.local_address().unwrap(), Endpoint::Inet(from));
         }
+    });
+}
+
+/// What one read brought: its bytes, its sender, and the inodes of its descriptors.
+fn read_told(socket: &Socket, room: usize) -> (Vec<u8>, Option<PeerCredentials>, Vec<u64>) {
+    let mut buf = [0; 64];
+    let mut sink = FdSink::new(room);
+    let into = &mut [IoSliceMut::new(&mut buf)];
+    let n = socket.read_with(into, ReadFlags::empty(), Some(&mut sink)).unwrap();
+    let inodes = sink.fds().iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect();
+    (buf[..n].to_vec(), sink.sender(), inodes)
+}
+
+fn myself() -> PeerCredentials {
+    PeerCredentials::new(
+        std::process::id().try_into().unwrap(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    )
+}
+
+#[test]
+fn every_message_tells_its_sender_where_somebody_asked() {
+    scope(LIMIT, |_| {
+        let (left, right) = Socket::pair().unwrap();
+        left.write_all(b"before").unwrap();
+        assert_eq!(read_told(&right, 0), (b"before".to_vec(), None, vec![]));
+
+        left.write_all(b"nobody").unwrap();
+        let out = &mut [IoSlice::new(b"explicit")];
+        left.write_all_with(out, WriteFlags::CREDENTIALS, &[]).unwrap();
+        right.set_receive_credentials(true).unwrap();
+        // Bytes of two senders never come together, also when one is not known.
+        let (bytes, sender, _) = read_told(&right, 0);
+        assert_eq!((bytes, sender.unwrap().pid), (b"nobody".to_vec(), 0));
+        assert_eq!(read_told(&right, 0), (b"explicit".to_vec(), Some(myself()), vec![]));
+
+        // With descriptors, as many as fit or as many as there are: both arrive.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let inode = rustix::fs::fstat(&file).unwrap().st_ino;
+        for (flags, count) in [(WriteFlags::empty(), 1), (WriteFlags::CREDENTIALS, 253)] {
+            let fds = vec![file.as_fd(); count];
+            left.write_all_with(&mut [IoSlice::new(b"x")], flags, &fds).unwrap();
+            let told = read_told(&right, count);
+            assert_eq!(told, (b"x".to_vec(), Some(myself()), vec![inode; count]));
+        }
+        // A plain read is none the worse for it, and a sink forgets who sent something before.
+        left.write_all(b"plain").unwrap();
+        let mut plain = [0; 5];
+        right.read_exact(&mut plain).unwrap();
+        assert_eq!(&plain, b"plain");
+
+        let mut sink = FdSink::new(1);
+        let mut read = || {
+            left.write_all(b"y").unwrap();
+            let into = &mut [IoSliceMut::new(&mut plain)];
+            right.read_with(into, ReadFlags::empty(), Some(&mut sink)).unwrap();
+            sink.sender()
+        };
+        assert_eq!(read(), Some(myself()));
+        right.set_receive_credentials(false).unwrap();
+        assert_eq!(read(), None);
+    });
+}
+
+#[test]
+fn a_message_of_another_process_tells_that_process_and_not_the_one_that_connected() {
+    let name = "a_message_of_another_process_tells_that_process_and_not_the_one_that_connected";
+    scope(LIMIT, |_| {
+        with_other_process(
+            name,
+            |socket| {
+                let out = &mut [IoSlice::new(b"hello")];
+                socket.write_all_with(out, WriteFlags::CREDENTIALS, &[]).unwrap();
+                // Until the other side has read it and hangs up.
+                assert!(!socket.read_exact_or_eof(&mut [0]).unwrap());
+            },
+            |socket, other| {
+                socket.set_receive_credentials(true).unwrap();
+                let (bytes, sender, _) = read_told(&socket, 0);
+                let mut expected = myself();
+                expected.pid = other.try_into().unwrap();
+                assert_eq!((bytes, sender), (b"hello".to_vec(), Some(expected)));
+                // This process made the pair.
+                assert_eq!(socket.peer_credentials().unwrap(), myself());
+            },
+        )
+    });
+}
+
+#[test]
+fn credentials_are_refused_where_they_cannot_travel() {
+    scope(LIMIT, |_| {
+        let (tcp, _other) = tcp_pair();
+        let errors = [
+            tcp.set_receive_credentials(true).unwrap_err(),
+            tcp.write_with(&[IoSlice::new(b"x")], WriteFlags::CREDENTIALS, &[]).unwrap_err(),
+            tcp.write_all_with(&mut [IoSlice::new(b"x")], WriteFlags::CREDENTIALS, &[])
+                .unwrap_err(),
+            tcp.peer_pidfd().unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().starts_with("tcp socket: "), "{error}");
+        }
+    });
+}
+
+/// The process that a pidfd stands for, as `/proc` tells it; -1 when it is gone.
+fn process_of(pidfd: &OwnedFd) -> i32 {
+    let path = format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(pidfd));
+    let info = std::fs::read_to_string(path).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn the_process_of_a_peer_can_be_held_and_its_end_waited_for() {
+    let name = "the_process_of_a_peer_can_be_held_and_its_end_waited_for";
+    let path = std::env::temp_dir().join(format!("qio-pidfd-{}", std::process::id()));
+    scope(LIMIT, |_| {
+        with_other_process(
+            name,
+            |socket| {
+                let mut path = [0; 128];
+                let n = socket.read(&mut path).unwrap();
+                let path = std::str::from_utf8(&path[..n]).unwrap();
+                let connected = std::os::unix::net::UnixStream::connect(path).unwrap();
+                assert!(!socket.read_exact_or_eof(&mut [0]).unwrap());
+                drop(connected);
+            },
+            |socket, other| {
+                let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+                socket.write_all(path.to_str().unwrap().as_bytes()).unwrap();
+                let (accepted, _) = listener.accept().unwrap();
+                std::fs::remove_file(&path).unwrap();
+                let accepted = Socket::from_fd(accepted.into()).unwrap();
+                let pidfd = match accepted.peer_pidfd() {
+                    Ok(pidfd) => pidfd,
+                    Err(error) if error.kind() == ErrorKind::Unsupported => {
+                        println!("skipped: {error}");
+                        return;
+                    }
+                    Err(error) => panic!("{error}"),
+                };
+                assert!(
+                    rustix::io::fcntl_getfd(&pidfd).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+                );
+                assert_eq!(process_of(&pidfd), i32::try_from(other).unwrap());
+                let pidfd = Arc::new(pidfd);
+                let mut set = PollSet::new();
+                set.add(&pidfd, Interest::READ, Interest::READ);
+                set.poll(Some(Instant::now())).unwrap();
+                assert!(set.granted().is_empty(), "it ended already");
+                socket.close().unwrap();
+                set.poll(Some(Instant::now() + LIMIT)).unwrap();
+                assert!(!set.granted().is_empty(), "nobody noticed its end");
+            },
+        )
     });
 }

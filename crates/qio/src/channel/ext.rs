@@ -292,8 +292,8 @@ pub trait ChannelExt: Channel {
     ///
     /// # Errors
     ///
-    /// As [`write`](ChannelExt::write). `Unsupported` for descriptors without
-    /// [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`](super::MAX_FDS_PER_MESSAGE), or without a
+    /// As [`write`](ChannelExt::write). `Unsupported` for descriptors, or
+    /// [`WriteFlags::CREDENTIALS`], without [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`](super::MAX_FDS_PER_MESSAGE), or without a
     /// byte to carry them.
     #[doc(alias = "qio_channel_writev_full")]
     fn write_with(
@@ -302,7 +302,7 @@ pub trait ChannelExt: Channel {
         flags: WriteFlags,
         fds: &[BorrowedFd<'_>],
     ) -> Result<usize> {
-        check_write(self, fds)?;
+        check_write(self, flags, fds)?;
         match filled(bufs) {
             [] if fds.is_empty() => Ok(0),
             [] => Err(invalid(self.as_channel(), "descriptors need a byte that carries them")),
@@ -375,7 +375,7 @@ pub trait ChannelExt: Channel {
         fds: &[BorrowedFd<'_>],
     ) -> Result<()> {
         let channel = self.as_channel();
-        check_write(channel, fds)?;
+        check_write(channel, flags, fds)?;
         if !fds.is_empty() && filled(bufs).is_empty() {
             return Err(invalid(channel, "descriptors need a byte that carries them"));
         }

@@ -2,6 +2,7 @@
 
 mod base;
 mod check;
+mod credentials;
 mod ext;
 mod fd_sink;
 mod features;
@@ -18,6 +19,7 @@ use std::net::Shutdown;
 use std::time::Instant;
 
 pub use base::{Base, Mode};
+pub use credentials::PeerCredentials;
 pub use ext::ChannelExt;
 pub use fd_sink::{FdSink, MAX_FDS_PER_MESSAGE};
 pub use features::Features;

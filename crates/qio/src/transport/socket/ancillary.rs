@@ -7,14 +7,17 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 
+use qio_os::Ancillary;
 use rustix::io::retry_on_intr;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, UCred, sockopt,
 };
 
 use super::Socket;
-use crate::channel::{FdSink, MAX_FDS_PER_MESSAGE, ReadFlags, ReadOp};
+use crate::channel::{
+    FdSink, MAX_FDS_PER_MESSAGE, PeerCredentials, ReadFlags, ReadOp, WriteFlags, WriteOp,
+};
 use crate::transport::iov::{one_call, one_call_mut};
 
 #[inline(never)]
@@ -28,7 +31,9 @@ pub(super) fn receive_vectored(
     let mut control = RecvAncillaryBuffer::default();
     match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
         Ok(got) if got.bytes > 0 => {
-            if got.flags.contains(ReturnFlags::CTRUNC) {
+            // Credentials that nobody looks at are cut off, too.
+            let cut_off = got.flags.contains(ReturnFlags::CTRUNC);
+            if cut_off && !sockopt::socket_passcred(fd).unwrap_or(false) {
                 event!(
                     warn,
                     channel = %socket.base.name(),
@@ -52,49 +57,37 @@ pub(super) fn receive_with_fds(
     let (bufs, sink) = op.parts();
     let Some(sink) = sink else { return Err(ErrorKind::InvalidInput.into()) };
     let bufs = one_call_mut(bufs);
-    let mut space = [MaybeUninit::uninit(); FD_CONTROL_BYTES];
-    let room = match sink.room().min(MAX_FDS_PER_MESSAGE) {
-        0 => 0,
-        room => rustix::cmsg_space!(ScmRights(room)),
-    };
-    let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
-    let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let got = match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
+    let room = sink.room().min(MAX_FDS_PER_MESSAGE);
+    let before = sink.fds().len();
+    let (mut sender, mut overflow, mut mode) = (None, false, Ok(()));
+    let received = retry_on_intr(|| {
+        qio_os::receive_message(fd, bufs, room, flags, |came| match came {
+            Ancillary::Fd(fd) => {
+                if make_blocking && mode.is_ok() {
+                    mode = rustix::io::ioctl_fionbio(&fd, false);
+                }
+                overflow |= sink.push(fd).is_err();
+            }
+            Ancillary::Credentials(pid, uid, gid) => {
+                sender = Some(PeerCredentials::new(pid, uid, gid));
+            }
+            _ => {}
+        })
+    });
+    let got = match received {
         Ok(got) if got.bytes > 0 => got,
         got => return socket.unless_closed(got.map(|got| got.bytes)),
     };
-    take_fds(&mut control, sink, make_blocking)?;
-    if got.flags.contains(ReturnFlags::CTRUNC) {
+    sink.set_sender(sender);
+    if mode.is_err() {
+        // Nobody gets descriptors in another mode than was asked for.
+        sink.truncate(before);
+    }
+    mode?;
+    if overflow || got.truncated {
         return Err(too_many_fds(sink));
     }
     Ok(got.bytes)
-}
-
-/// Moves what arrived into the sink; what does not fit is closed, and an error. All of it is closed
-/// when the mode of one cannot be changed: nobody gets descriptors in another mode than was asked for.
-fn take_fds(
-    control: &mut RecvAncillaryBuffer<'_>,
-    sink: &mut FdSink,
-    make_blocking: bool,
-) -> Result<()> {
-    let before = sink.fds().len();
-    let mut result = Ok(());
-    let mut mode = Ok(());
-    for message in control.drain() {
-        let RecvAncillaryMessage::ScmRights(fds) = message else { continue };
-        for fd in fds {
-            if make_blocking {
-                mode = mode.and(rustix::io::ioctl_fionbio(&fd, false));
-            }
-            if sink.push(fd).is_err() {
-                result = Err(too_many_fds(sink));
-            }
-        }
-    }
-    if mode.is_err() {
-        sink.truncate(before);
-    }
-    Ok(mode?).and(result)
 }
 
 #[cold]
@@ -127,12 +120,16 @@ pub(super) fn send_with_fds(
     fd: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
+    sender: Option<UCred>,
     flags: SendFlags,
 ) -> Result<usize> {
-    let mut space = [MaybeUninit::uninit(); FD_CONTROL_BYTES];
+    let mut space = [MaybeUninit::uninit(); SEND_SPACE];
     let mut control = SendAncillaryBuffer::new(&mut space);
     // The space is that of the largest message, and the number was checked against it.
-    let fits = control.push(SendAncillaryMessage::ScmRights(fds));
+    let mut fits = fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds));
+    if let Some(sender) = sender {
+        fits &= control.push(SendAncillaryMessage::ScmCredentials(sender));
+    }
     debug_assert!(fits, "checked when the operation was made");
     let bufs = one_call(bufs);
     match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
@@ -141,4 +138,26 @@ pub(super) fn send_with_fds(
     }
 }
 
-const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));
+/// A write with flags, which leaves the plain one a single look at whether there are any.
+#[inline(never)]
+pub(super) fn send_flagged(
+    socket: &Socket,
+    fd: BorrowedFd<'_>,
+    op: &WriteOp<'_, '_>,
+) -> Result<usize> {
+    let mut flags = SendFlags::NOSIGNAL;
+    if socket.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
+        flags |= SendFlags::DONTWAIT;
+    }
+    let sender = op.flags().contains(WriteFlags::CREDENTIALS).then(|| UCred {
+        pid: rustix::process::getpid(),
+        uid: rustix::process::geteuid(),
+        gid: rustix::process::getegid(),
+    });
+    match (op.fds(), sender) {
+        ([], None) => send_vectored(socket, fd, op.bufs(), flags),
+        (fds, sender) => send_with_fds(socket, fd, op.bufs(), fds, sender, flags),
+    }
+}
+
+const SEND_SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE), ScmCredentials(1));

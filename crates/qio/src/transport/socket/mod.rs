@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
 
-use self::ancillary::{receive_vectored, receive_with_fds, send_vectored, send_with_fds};
-pub use self::credentials::PeerCredentials;
+use self::ancillary::{
+    receive_vectored, receive_with_fds, send_flagged, send_vectored, send_with_fds,
+};
 pub use self::endpoint::Endpoint;
-use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
 
@@ -225,8 +226,11 @@ impl Channel for Socket {
     #[inline]
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
         let fd = self.slot.borrow()?;
+        if !op.flags().is_empty() {
+            return send_flagged(self, fd.as_fd(), op);
+        }
         let mut flags = SendFlags::NOSIGNAL;
-        if self.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
+        if self.dont_wait(false) {
             flags |= SendFlags::DONTWAIT;
         }
         match (op.bufs(), op.fds()) {
@@ -235,7 +239,7 @@ impl Channel for Socket {
                 error => self.unless_closed(error),
             },
             (bufs, []) => send_vectored(self, fd.as_fd(), bufs, flags),
-            (bufs, fds) => send_with_fds(self, fd.as_fd(), bufs, fds, flags),
+            (bufs, fds) => send_with_fds(self, fd.as_fd(), bufs, fds, None, flags),
         }
     }
 
