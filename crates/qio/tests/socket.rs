@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::with_other_process;
+use common::{in_own_process, with_other_process};
 use qio::transport::{Endpoint, PeerCredentials, Socket};
 use qio::watch::PollSet;
 use qio::{Channel, ChannelExt, FdSink, Interest, Mode, ReadFlags, WriteFlags};
-use qio_testkit::{Job, scope};
+use qio_testkit::{Job, count_waits, scope};
 use rustix::fs::OFlags;
 use rustix::net::sockopt;
 
@@ -384,4 +384,48 @@ fn the_process_of_a_peer_can_be_held_and_its_end_waited_for() {
             },
         )
     });
+}
+
+#[test]
+fn a_peek_that_cannot_see_past_descriptors_says_so_instead_of_waiting() {
+    scope(LIMIT, |_| {
+        let (left, right) = Socket::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        left.write_all_with(&mut [IoSlice::new(b"ab")], WriteFlags::empty(), &[file.as_fd()])
+            .unwrap();
+        assert_eq!(right.peek_at_least(&mut [0; 4], 2, None).unwrap(), 2);
+        left.write_all(b"cd").unwrap();
+        let error = right.peek_at_least(&mut [0; 4], 3, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().contains("a peek for 3 bytes sees 2"), "{error}");
+        let mut all = [0; 4];
+        right.read_exact(&mut all).unwrap();
+        assert_eq!(&all, b"abcd");
+    });
+}
+
+/// Where no descriptor can be made to wait on, the peek looks now and then.
+#[test]
+fn at_the_limit_of_open_files_a_peek_for_a_number_still_ends() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let name = "at_the_limit_of_open_files_a_peek_for_a_number_still_ends";
+    let body = || {
+        let make: [fn() -> (Socket, Socket); 2] = [|| Socket::pair().unwrap(), tcp_pair];
+        let pairs = make.map(|make| make());
+        let next = rustix::io::dup(&*pairs[0].0.descriptor().unwrap()).unwrap();
+        let limit = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next)).unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+        for (left, right) in pairs {
+            left.write_all(b"ab").unwrap();
+            let soon = || Some(Instant::now() + Duration::from_millis(50));
+            let (result, waits) = count_waits(|| right.peek_at_least(&mut [0; 4], 3, soon()));
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
+            assert!(waits <= 7, "{waits} waits in 50 ms");
+            left.write_all(b"c").unwrap();
+            assert_eq!(right.peek_at_least(&mut [0; 4], 3, None).unwrap(), 3);
+            left.finish().unwrap();
+            assert_eq!(right.peek_at_least(&mut [0; 4], 4, None).unwrap(), 3);
+        }
+    };
+    scope(LIMIT, |_| in_own_process(name, body));
 }

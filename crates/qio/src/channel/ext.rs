@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use super::check::{check_read, check_write, invalid, require};
+use super::peek::peek_at_least;
 use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
     write_more, write_op, write_rest,
@@ -116,6 +117,29 @@ pub trait ChannelExt: Channel {
     /// As [`read_with`](ChannelExt::read_with).
     fn peek(&self, buf: &mut [u8]) -> Result<usize> {
         self.read_with(&mut [IoSliceMut::new(buf)], ReadFlags::PEEK, None)
+    }
+
+    /// Looks at the next bytes without taking them, as soon as there are `min` (at least one),
+    /// waiting in either mode. Fewer mean that the stream ends after them.
+    ///
+    /// For telling by its first bytes what a connection wants. Wakes up once for each arrival, not
+    /// all the time because of the bytes that are there. `min` must be less than what the channel
+    /// takes from its peer unread: the receive buffer of a socket.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when the deadline passes first: the bytes are left for the next look.
+    /// `InvalidInput` for a buffer of less than `min` bytes, `Unsupported` without
+    /// [`Features::PEEK`]. `InvalidData` when no look can show that many: on a Unix socket it ends
+    /// at bytes that carry descriptors. Others as [`read`](ChannelExt::read), but never
+    /// `WouldBlock`.
+    fn peek_at_least(
+        &self,
+        buf: &mut [u8],
+        min: usize,
+        deadline: Option<Instant>,
+    ) -> Result<usize> {
+        peek_at_least(self.as_channel(), buf, min, deadline)
     }
 
     /// Reads some bytes at `offset`, without moving the position.

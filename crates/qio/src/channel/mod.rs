@@ -9,6 +9,7 @@ mod features;
 mod forward;
 mod io;
 mod op;
+mod peek;
 mod transfer;
 mod wait;
 
@@ -27,7 +28,7 @@ pub use io::Io;
 pub use op::{ReadFlags, ReadOp, WriteFlags, WriteOp};
 
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd};
+use crate::watch::{LOOK_AGAIN, PollSet, SharedFd};
 
 /// A duplex byte object: a socket, a file, a pipe pair, a child process, a protocol layer.
 ///
@@ -181,6 +182,24 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     /// its own says here that the condition holds.
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
+
+    /// Adds what fires when more arrives than there is now, for somebody whose peek has shown
+    /// `seen` bytes, too few. What is there does not count.
+    ///
+    /// [`Readiness::READ`] says that there is more to read than `seen`; [`Readiness::HANGUP`] that
+    /// no more will come. When neither is known, `set` gets at least one leg or a deadline, and the
+    /// caller looks once more before it waits.
+    ///
+    /// By default what the channel [below](Channel::inner) says, which is right where bytes come
+    /// through one for one. A channel that has [`Features::PEEK`] and nothing below answers for
+    /// itself; else it would be looked at 100 times a second, and never known to have ended.
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        if let Some(inner) = self.inner() {
+            return inner.watch_more(seen, set);
+        }
+        set.wake_at(Instant::now() + LOOK_AGAIN);
+        Readiness::empty()
+    }
 
     /// Closes the channel, from any thread, also while calls are in flight.
     ///

@@ -3,6 +3,7 @@
 mod ancillary;
 mod credentials;
 mod endpoint;
+mod more;
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
@@ -256,6 +257,10 @@ impl Channel for Socket {
             set.add(fd.shared(), interest, interest);
         }
         Readiness::empty()
+    }
+
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        self.watch_arrivals(seen, set)
     }
 
     fn close(&self) -> Result<()> {
