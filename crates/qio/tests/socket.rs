@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{in_own_process, with_other_process};
-use qio::transport::{Endpoint, PeerCredentials, Socket};
+use qio::transport::{Endpoint, KeepAlive, PeerCredentials, Socket};
 use qio::watch::PollSet;
 use qio::{Channel, ChannelExt, FdSink, Interest, Mode, ReadFlags, WriteFlags};
 use qio_testkit::{Job, count_waits, scope};
@@ -428,4 +428,182 @@ fn at_the_limit_of_open_files_a_peek_for_a_number_still_ends() {
         }
     };
     scope(LIMIT, |_| in_own_process(name, body));
+}
+
+#[test]
+fn buffer_sizes_are_what_the_kernel_made_of_them_and_hold_that_much() {
+    scope(LIMIT, |_| {
+        let make: [fn() -> (Socket, Socket); 2] = [|| Socket::pair().unwrap(), tcp_pair];
+        for make in make {
+            let (socket, _peer) = make();
+            for bytes in [20_000, 60_000] {
+                socket.set_send_buffer_size(bytes).unwrap();
+                assert_eq!(socket.send_buffer_size().unwrap(), 2 * bytes);
+                socket.set_receive_buffer_size(bytes).unwrap();
+                assert_eq!(socket.receive_buffer_size().unwrap(), 2 * bytes);
+            }
+            let error = socket.set_send_buffer_size(1 << 31).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert_eq!(socket.send_buffer_size().unwrap(), 120_000);
+            socket.close().unwrap();
+            assert_eq!(socket.send_buffer_size().unwrap_err().kind(), ErrorKind::NotConnected);
+        }
+        // What the number is for: a Unix socket holds more before its writer waits.
+        let held = [10_000, 100_000].map(|bytes| {
+            let (left, _right) = Socket::pair().unwrap();
+            left.set_mode(Mode::NonBlocking).unwrap();
+            left.set_send_buffer_size(bytes).unwrap();
+            std::iter::from_fn(|| left.write(&[0; 1000]).ok()).sum::<usize>()
+        });
+        assert!(held[1] > 4 * held[0], "{held:?}");
+    });
+}
+
+#[test]
+fn the_options_of_tcp_reach_the_kernel_and_come_back() {
+    scope(LIMIT, |_| {
+        let (tcp, _peer) = tcp_pair();
+        let fd = tcp.descriptor().unwrap();
+        assert_eq!(tcp.user_timeout().unwrap(), None);
+        tcp.set_user_timeout(Some(Duration::from_millis(2500))).unwrap();
+        assert_eq!(sockopt::tcp_user_timeout(&fd).unwrap(), 2500);
+        assert_eq!(tcp.user_timeout().unwrap(), Some(Duration::from_millis(2500)));
+        tcp.set_user_timeout(None).unwrap();
+        assert_eq!(sockopt::tcp_user_timeout(&fd).unwrap(), 0);
+        for wrong in [Duration::ZERO, Duration::from_micros(10), Duration::from_secs(1 << 23)] {
+            let error = tcp.set_user_timeout(Some(wrong)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        }
+
+        assert_eq!(tcp.keep_alive().unwrap(), None);
+        let asking = KeepAlive::new().idle(Duration::from_secs(7)).count(3);
+        tcp.set_keep_alive(Some(asking)).unwrap();
+        assert_eq!(tcp.keep_alive().unwrap(), Some(asking));
+        assert!(sockopt::socket_keepalive(&fd).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&fd).unwrap(), Duration::from_secs(7));
+        assert_eq!(sockopt::tcp_keepintvl(&fd).unwrap(), Duration::from_secs(10));
+        assert_eq!(sockopt::tcp_keepcnt(&fd).unwrap(), 3);
+        for wrong in [
+            asking.count(128),
+            asking.idle(Duration::ZERO),
+            asking.interval(Duration::from_millis(1500)),
+        ] {
+            let error = tcp.set_keep_alive(Some(wrong)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        }
+        assert_eq!(tcp.keep_alive().unwrap(), Some(asking));
+        tcp.set_keep_alive(None).unwrap();
+        assert!(!sockopt::socket_keepalive(&fd).unwrap());
+
+        tcp.set_hop_limit(3).unwrap();
+        assert_eq!((tcp.hop_limit().unwrap(), sockopt::ip_ttl(&fd).unwrap()), (3, 3));
+        assert_eq!(tcp.set_hop_limit(0).unwrap_err().kind(), ErrorKind::InvalidInput);
+        // Expedited forwarding.
+        tcp.set_traffic_class(0xb8).unwrap();
+        assert_eq!((tcp.traffic_class().unwrap(), sockopt::ip_tos(&fd).unwrap()), (0xb8, 0xb8));
+
+        if let Ok(listener) = TcpListener::bind("[::1]:0") {
+            let v6 = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let v6 = Socket::from_fd(v6.into()).unwrap();
+            let fd = v6.descriptor().unwrap();
+            v6.set_hop_limit(1).unwrap();
+            v6.set_traffic_class(0x28).unwrap();
+            assert_eq!((v6.hop_limit().unwrap(), v6.traffic_class().unwrap()), (1, 0x28));
+            assert_eq!(sockopt::ipv6_unicast_hops(&fd).unwrap(), 1);
+            assert_eq!(sockopt::ipv6_tclass(&fd).unwrap(), 0x28);
+            // For a peer with a mapped IPv4 address.
+            assert_eq!((sockopt::ip_ttl(&fd).unwrap(), sockopt::ip_tos(&fd).unwrap()), (1, 0x28));
+        } else {
+            println!("skipped in part: there is no IPv6 loopback");
+        }
+    });
+}
+
+#[test]
+fn options_that_a_socket_does_not_have_are_refused_by_name() {
+    scope(LIMIT, |_| {
+        let (unix, _peer) = Socket::pair().unwrap();
+        let errors = [
+            unix.user_timeout().map(drop),
+            unix.set_user_timeout(None),
+            unix.keep_alive().map(drop),
+            unix.set_keep_alive(Some(KeepAlive::new())),
+            unix.hop_limit().map(drop),
+            unix.set_hop_limit(1),
+            unix.traffic_class().map(drop),
+            unix.set_traffic_class(0),
+        ];
+        for error in errors.map(|result| result.unwrap_err()) {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(
+                error.to_string().starts_with("unix socket: the ")
+                    || error.to_string().starts_with("unix socket: keep-alive "),
+                "{error}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_corked_message_leaves_in_one_piece_when_the_guard_goes() {
+    scope(LIMIT, |_| {
+        let (left, right) = tcp_pair();
+        left.set_delay(false);
+        right.set_mode(Mode::NonBlocking).unwrap();
+        let started = Instant::now();
+        let cork = left.corked();
+        left.write_all(b"header ").unwrap();
+        let soon = Some(Instant::now() + Duration::from_millis(30));
+        let early = right.wait(Interest::READ, soon);
+        // The kernel holds back for 200 ms; a machine that slept that long has shown nothing.
+        if started.elapsed() < Duration::from_millis(150) {
+            assert_eq!(early.unwrap_err().kind(), ErrorKind::TimedOut, "sent under the cork");
+        }
+        left.write_all(b"data").unwrap();
+        drop(cork);
+        right.wait(Interest::READ, None).unwrap();
+        let mut message = [0; 32];
+        let n = right.read(&mut message).unwrap();
+        if started.elapsed() < Duration::from_millis(150) {
+            assert_eq!(&message[..n], b"header data");
+        }
+        // Uncorked: what is written leaves at once.
+        left.write_all(b"x").unwrap();
+        right.wait(Interest::READ, Some(Instant::now() + LIMIT)).unwrap();
+    });
+}
+
+#[test]
+fn the_last_of_nested_corks_uncorks_on_every_way_out() {
+    scope(LIMIT, |_| {
+        let (left, _right) = tcp_pair();
+        let left = Arc::new(left);
+        let is_corked = || sockopt::tcp_cork(left.descriptor().unwrap()).unwrap();
+        let outer = left.corked();
+        assert!(is_corked());
+        let failing = || -> std::io::Result<()> {
+            let _inner = left.corked();
+            Err(ErrorKind::Other.into())
+        };
+        failing().unwrap_err();
+        assert!(is_corked(), "an inner guard took the cork out");
+        // The first guard may go first, and a shared handle is the same channel.
+        let shared: Arc<dyn Channel> = Arc::clone(&left) as _;
+        let inner = shared.corked();
+        drop(outer);
+        assert!(is_corked());
+        drop(inner);
+        assert!(!is_corked());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _cork = left.corked();
+            assert!(is_corked());
+            panic!("on purpose");
+        }));
+        panicked.unwrap_err();
+        assert!(!is_corked(), "a panic left the cork in");
+        // Closed meanwhile: a hint fails in silence.
+        let cork = left.corked();
+        left.close().unwrap();
+        drop(cork);
+    });
 }

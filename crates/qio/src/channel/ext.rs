@@ -12,7 +12,7 @@ use super::transfer::{
     write_more, write_op, write_rest,
 };
 use super::wait::{until_done, wait};
-use super::{Channel, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use super::{Channel, Corked, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Interest, Readiness};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
@@ -424,6 +424,32 @@ pub trait ChannelExt: Channel {
             }
         }
         Ok(())
+    }
+
+    /// Holds partial packets back for as long as the guard lives, so that a header and its data
+    /// leave together: a hint, like [`Channel::set_cork`].
+    ///
+    /// Guards of one channel are counted, and the last one uncorks, also when it goes by an early
+    /// return or a panic. TCP holds back for 200 ms at the most.
+    ///
+    /// ```
+    /// use qio::{ChannelExt, transport::Socket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (left, right) = Socket::pair()?;
+    /// {
+    ///     let _corked = left.corked();
+    ///     left.write_all(b"header ")?;
+    ///     left.write_all(b"data")?;
+    /// }
+    /// let mut message = [0; 11];
+    /// right.read_exact(&mut message)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "qio_channel_set_cork")]
+    fn corked(&self) -> Corked<'_> {
+        Corked::new(self.as_channel())
     }
 
     /// Waits until one of the wanted conditions, a hang-up or an error is there.

@@ -2,6 +2,7 @@
 
 mod base;
 mod check;
+mod corked;
 mod credentials;
 mod ext;
 mod fd_sink;
@@ -20,6 +21,7 @@ use std::net::Shutdown;
 use std::time::Instant;
 
 pub use base::{Base, Mode};
+pub use corked::Corked;
 pub use credentials::PeerCredentials;
 pub use ext::ChannelExt;
 pub use fd_sink::{FdSink, MAX_FDS_PER_MESSAGE};
@@ -281,6 +283,7 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     }
 
     /// A hint: while corked, partial packets are held back until uncorked.
+    /// [`ChannelExt::corked`] does not forget the second half.
     #[doc(alias = "qio_channel_set_cork")]
     fn set_cork(&self, cork: bool) {
         if let Some(inner) = self.inner() {

@@ -21,6 +21,6 @@ pub use file::File;
 pub use from_fd::{from_fd, from_shared_fd};
 pub use null::Null;
 pub use pipe::Pipe;
-pub use socket::{Endpoint, Socket};
+pub use socket::{Endpoint, KeepAlive, Socket};
 
 pub use crate::channel::PeerCredentials;

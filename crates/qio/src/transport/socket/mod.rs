@@ -4,6 +4,7 @@ mod ancillary;
 mod credentials;
 mod endpoint;
 mod more;
+mod options;
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
@@ -17,6 +18,7 @@ use self::ancillary::{
     receive_vectored, receive_with_fds, send_flagged, send_vectored, send_with_fds,
 };
 pub use self::endpoint::Endpoint;
+pub use self::options::KeepAlive;
 use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
