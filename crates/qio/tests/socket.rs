@@ -607,3 +607,51 @@ fn the_last_of_nested_corks_uncorks_on_every_way_out() {
         drop(cork);
     });
 }
+
+/// poll(2) has no event for it: the writer looks once a second.
+#[test]
+fn a_peer_that_shuts_down_its_reading_ends_the_wait_for_room() {
+    scope(LIMIT, |_| {
+        let (left, right) = Socket::pair().unwrap();
+        left.set_mode(Mode::NonBlocking).unwrap();
+        while left.write(&[0; 4096]).is_ok() {}
+        let left = Arc::new(left);
+        let writer = Job::start({
+            let left = Arc::clone(&left);
+            move || count_waits(|| left.write_all(b"x"))
+        });
+        writer.wait_until_asleep();
+        let started = Instant::now();
+        right.shutdown(Shutdown::Read).unwrap();
+        let (result, waits) = writer.finish();
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert!(started.elapsed() < Duration::from_secs(5), "found out by chance");
+        assert!(waits <= 3, "{waits} waits");
+        // The other direction is as it was.
+        right.write_all(b"y").unwrap();
+        let mut byte = [0];
+        left.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"y");
+    });
+}
+
+/// Looking for that puts nothing into the stream.
+#[test]
+fn a_long_wait_for_room_sends_nothing_of_its_own() {
+    scope(LIMIT, |_| {
+        let (left, right) = Socket::pair().unwrap();
+        left.set_mode(Mode::NonBlocking).unwrap();
+        let mut held = 0;
+        while let Ok(n) = left.write(&[7; 4096]) {
+            held += n;
+        }
+        let until = Some(Instant::now() + Duration::from_millis(2300));
+        let (result, waits) = count_waits(|| left.wait(Interest::WRITE, until));
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(waits, 3, "two looks and the deadline");
+        left.finish().unwrap();
+        let mut all = Vec::new();
+        std::io::Read::read_to_end(&mut qio::Io(&right), &mut all).unwrap();
+        assert!(all.len() == held && all.iter().all(|byte| *byte == 7));
+    });
+}

@@ -5,11 +5,13 @@ mod credentials;
 mod endpoint;
 mod more;
 mod options;
+mod writer;
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
@@ -19,9 +21,10 @@ use self::ancillary::{
 };
 pub use self::endpoint::Endpoint;
 pub use self::options::KeepAlive;
+use self::writer::Writer;
 use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
+use crate::watch::{PollSet, SharedFd, Slot, closed, release};
 
 /// A connected stream socket: TCP, Unix, or any other family.
 ///
@@ -54,10 +57,8 @@ pub struct Socket {
     /// Other processes use the same open file: its flags are theirs too.
     shared: bool,
     read_shut: AtomicBool,
-    write_shut: AtomicBool,
-    /// Raised with `write_shut`: poll(2) does not call a full Unix socket writable when it is shut
-    /// down for writing (unix_poll), so nothing else would wake its writer.
-    writer_wake: Event,
+    /// Who waits for room in a Unix socket.
+    writer: Writer,
 }
 
 impl Socket {
@@ -132,8 +133,7 @@ impl Socket {
             slot: Slot::from_shared(fd),
             shared,
             read_shut: AtomicBool::new(false),
-            write_shut: AtomicBool::new(false),
-            writer_wake: Event::new(),
+            writer: Writer::default(),
         }
     }
 
@@ -158,9 +158,7 @@ impl Socket {
     /// What a writer of a Unix socket waits for: room, or that writing is shut down.
     #[inline(never)]
     fn watch_writing(&self, fd: &SharedFd, interest: Interest, set: &mut PollSet) -> Readiness {
-        if !self.write_shut.load(Ordering::Acquire) {
-            set.add(fd, interest, interest);
-            self.writer_wake.watch(Interest::WRITE, set);
+        if self.writer.watch(fd, interest, set) {
             return Readiness::empty();
         }
         if interest.contains(Interest::READ) {
@@ -172,8 +170,7 @@ impl Socket {
     /// Wakes a writer that waits for room, after the socket was shut down for writing.
     fn wake_writer(&self) {
         if self.wakes_writer() {
-            self.write_shut.store(true, Ordering::Release);
-            self.writer_wake.raise();
+            self.writer.wake();
         }
     }
 
@@ -259,6 +256,15 @@ impl Channel for Socket {
             set.add(fd.shared(), interest, interest);
         }
         Readiness::empty()
+    }
+
+    fn drive(&self, now: Instant) -> Result<()> {
+        if self.writer.is_due(now)
+            && let Some(fd) = self.slot.try_borrow()
+        {
+            self.writer.look(fd.as_fd());
+        }
+        Ok(())
     }
 
     fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
