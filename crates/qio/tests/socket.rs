@@ -655,3 +655,42 @@ fn a_long_wait_for_room_sends_nothing_of_its_own() {
         assert!(all.len() == held && all.iter().all(|byte| *byte == 7));
     });
 }
+
+/// Multipath TCP refuses the flag that closes received descriptors on exec: only a read that takes
+/// descriptors sets it.
+#[test]
+fn a_multipath_socket_is_read_from_like_any_other() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+    scope(LIMIT, |_| {
+        let socket = || {
+            let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+            rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::MPTCP))
+        };
+        let listener = match socket() {
+            Ok(listener) => listener,
+            Err(error) => return println!("skipped: this kernel has no Multipath TCP: {error}"),
+        };
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        rustix::net::bind(&listener, &any).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let at = rustix::net::getsockname(&listener).unwrap();
+        let client = socket().unwrap();
+        rustix::net::connect(&client, &at).unwrap();
+        let server = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+        assert_eq!(sockopt::socket_protocol(&server).unwrap(), Some(ipproto::MPTCP));
+        let [left, right] = [client, server].map(|end| Socket::from_fd(end).unwrap());
+        left.write_vectored_all(&mut [IoSlice::new(b"plain"), IoSlice::new(b"vector")]).unwrap();
+        let mut buf = [0; 5];
+        right.read_exact(&mut buf).unwrap();
+        assert_eq!(&buf, b"plain");
+        let (mut one, mut two) = ([0; 2], [0; 4]);
+        let into = &mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+        right.read_vectored_exact(into).unwrap();
+        assert_eq!([&one[..], &two].concat(), b"vector");
+        left.set_keep_alive(Some(KeepAlive::new())).unwrap();
+        assert_eq!(left.keep_alive().unwrap(), Some(KeepAlive::new()));
+        assert!(
+            matches!(right.peer_address().unwrap(), Endpoint::Inet(peer) if peer.ip() == any.ip())
+        );
+    });
+}
