@@ -15,17 +15,19 @@ pub enum Capability {
     PipeNoWait,
     /// `CLOSE_RANGE_CLOEXEC` of close_range(2), Linux 5.11.
     CloseRangeCloexec,
+    /// `SO_PEERPIDFD` of unix(7), Linux 6.5. No fallback: another way would be a guess.
+    PeerPidfd,
 }
 
 const UNKNOWN: u8 = 0;
 const ABSENT: u8 = 1;
 
-static STATES: [AtomicU8; 3] =
-    [AtomicU8::new(UNKNOWN), AtomicU8::new(UNKNOWN), AtomicU8::new(UNKNOWN)];
+static STATES: [AtomicU8; 4] = [const { AtomicU8::new(UNKNOWN) }; 4];
 
 impl Capability {
     /// Every capability, for tests that run each fallback.
-    pub const ALL: [Self; 3] = [Self::WriteNoSignal, Self::PipeNoWait, Self::CloseRangeCloexec];
+    pub const ALL: [Self; 4] =
+        [Self::WriteNoSignal, Self::PipeNoWait, Self::CloseRangeCloexec, Self::PeerPidfd];
 
     /// Whether the newer call should be tried: it is known to work, or was not tried yet.
     pub fn may_try(self) -> bool {
@@ -47,6 +49,7 @@ impl Capability {
             Self::WriteNoSignal => 0,
             Self::PipeNoWait => 1,
             Self::CloseRangeCloexec => 2,
+            Self::PeerPidfd => 3,
         };
         &STATES[index]
     }

@@ -10,6 +10,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod account;
+mod ancillary;
 mod block;
 mod capability;
 mod close;
@@ -17,6 +18,7 @@ mod environment;
 mod getaddrinfo;
 mod heap;
 mod inherited;
+mod name;
 mod peer;
 mod sigpipe;
 mod sockopt;
@@ -25,6 +27,7 @@ mod terminal;
 mod vsock;
 
 pub use account::{group_id, user_id};
+pub use ancillary::{Ancillary, Received, receive_message};
 pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
@@ -32,7 +35,8 @@ pub use environment::take_variables;
 pub use getaddrinfo::{LookupError, LookupHints, lookup};
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
-pub use peer::peer_credentials;
+pub use name::{local_name, peer_name};
+pub use peer::{peer_credentials, peer_pidfd};
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
 pub use sockopt::{bind_address_no_port, bind_to_device};
 pub use spawn::{close_other_fds_on_exec, start_session_on_stdin};

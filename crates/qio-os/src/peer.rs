@@ -2,7 +2,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::Capability;
 
 /// The process, user and group at the other end of a connected Unix socket, as they were when it
 /// connected (or listened): `SO_PEERCRED` of unix(7).
@@ -33,4 +35,47 @@ pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
     // SAFETY: all-zero bytes are a valid `ucred` (three integers), and the call only filled it.
     let peer = unsafe { peer.assume_init() };
     Ok((peer.pid, peer.uid, peer.gid))
+}
+
+/// A descriptor of the process at the other end of a connected Unix socket: `SO_PEERPIDFD`, Linux
+/// 6.5. Unlike its number it cannot come to mean another process.
+///
+/// # Errors
+///
+/// `Unsupported` where the kernel has no such option; else what getsockopt(2) reports: `ENODATA`
+/// for a socket that does not know its peer, and before Linux 6.16 an error when the process is
+/// gone.
+pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    if !Capability::PeerPidfd.may_try() {
+        return Err(without_pidfd());
+    }
+    let mut number: libc::c_int = -1;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `number` is valid for writes of `size` bytes, which is its size, and `size` is a
+    // valid in-out pointer; the descriptor is open for as long as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
+            Capability::PeerPidfd.refuse();
+            return Err(without_pidfd());
+        }
+        return Err(error);
+    }
+    // SAFETY: the call succeeded, so that the kernel has made the descriptor for this process
+    // (closed on exec) and told its number here alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn without_pidfd() -> io::Error {
+    let text = "this kernel gives no descriptor of a peer's process (Linux 6.5 and newer do)";
+    io::Error::new(io::ErrorKind::Unsupported, text)
 }

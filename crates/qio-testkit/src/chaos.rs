@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use qio::channel::Base;
 use qio::watch::{PollSet, SharedFd};
-use qio::{Channel, Direction, Interest, Mode, ReadOp, Readiness, WriteOp};
+use qio::{Channel, Direction, Interest, Mode, ReadFlags, ReadOp, Readiness, WriteOp};
 
 /// What a [`Chaos`] channel does; nothing of it breaks the contract of a channel.
 ///
@@ -157,7 +157,8 @@ impl<C: Channel> Channel for Chaos<C> {
     fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize> {
         let room = self.room(&self.reads)?;
         let wanted: usize = op.bufs().iter().map(|buf| buf.len()).sum();
-        if wanted <= room {
+        // A look shows all there is.
+        if wanted <= room || op.flags().contains(ReadFlags::PEEK) {
             return self.inner.try_read(op);
         }
         let mut taken = vec![0; room];
@@ -198,6 +199,10 @@ impl<C: Channel> Channel for Chaos<C> {
             refused &= interest.into();
         }
         if refused.is_empty() { self.inner.watch(interest, set) } else { refused }
+    }
+
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        self.inner.watch_more(seen, set)
     }
 
     fn close(&self) -> Result<()> {

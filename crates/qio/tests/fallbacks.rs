@@ -194,3 +194,16 @@ fn a_child_sees_no_other_descriptors_where_ranges_cannot_be_marked() {
         assert!(rustix::io::fcntl_getfd(&careless).unwrap().is_empty());
     });
 }
+
+#[test]
+fn without_a_descriptor_for_a_peers_process_there_is_an_error_and_no_guess() {
+    let name = "without_a_descriptor_for_a_peers_process_there_is_an_error_and_no_guess";
+    in_own_process(name, || {
+        let (left, _right) = Socket::pair().unwrap();
+        Capability::PeerPidfd.refuse();
+        let error = left.peer_pidfd().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("Linux 6.5"), "{error}");
+        assert!(left.peer_credentials().is_ok());
+    });
+}

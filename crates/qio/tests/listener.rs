@@ -61,8 +61,7 @@ fn a_listener_without_a_host_is_on_loopback_only() {
     assert_eq!(addresses[0].to_string(), format!("tcp://127.0.0.1:{port}"));
     let client = connect(&addresses[0]).unwrap();
     let server = listener.accept(patience()).unwrap();
-    let peer = client.find::<Socket>().unwrap().local_addr().unwrap();
-    let peer = SocketAddr::try_from(peer).unwrap();
+    let peer = client.find::<Socket>().unwrap().local_address().unwrap();
     assert_eq!(server.peer, format!("tcp://{peer}"));
     assert_eq!(server.channel.name(), server.peer);
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use common::{eventually, impatiently, patience};
 use proptest::prelude::*;
 use qio::error::Class;
-use qio::net::{Address, ConnectOptions, ListenOptions, schemes};
+use qio::net::{Address, ConnectOptions, ListenOptions};
 use qio::{Channel, ChannelExt};
 
 fn qemu(text: &str) -> qio::Result<Address> {

@@ -33,7 +33,7 @@ pub fn descriptors_arrive_with_their_byte(subject: &Subject) {
     for mode in MODES {
         let pair = subject.make().in_mode(mode);
         assert!(pair.right.features().contains(Features::FD_PASS));
-        for count in [1, 2, 15, 16, MAX_FDS_PER_MESSAGE] {
+        for count in [1, 2, 15, 16, 17, MAX_FDS_PER_MESSAGE - 1, MAX_FDS_PER_MESSAGE] {
             let sent = files(count);
             let mut out = [IoSlice::new(b"by"), IoSlice::new(b"te")];
             pair.left.write_all_with(&mut out, WriteFlags::empty(), &borrowed(&sent)).unwrap();
@@ -83,6 +83,19 @@ pub fn descriptors_with_a_later_segment_are_kept(subject: &Subject) {
     assert_eq!(inodes(sink.fds()), inodes(&sent));
     assert_eq!(sink.drain().count(), 3);
     assert_eq!(sink.room(), 16);
+
+    // More than one message carries, with two.
+    let sent = files(MAX_FDS_PER_MESSAGE + 1);
+    let (first, second) = sent.split_at(MAX_FDS_PER_MESSAGE);
+    for (byte, fds) in [(b"x", first), (b"y", second)] {
+        let out = &mut [IoSlice::new(byte)];
+        pair.left.write_all_with(out, WriteFlags::empty(), &borrowed(fds)).unwrap();
+    }
+    let mut sink = FdSink::new(sent.len());
+    let mut both = [0; 2];
+    let mut into = [IoSliceMut::new(&mut both)];
+    pair.right.read_exact_with(&mut into, ReadFlags::empty(), Some(&mut sink)).unwrap();
+    assert_eq!(inodes(sink.fds()), inodes(&sent));
 }
 
 /// Truncation is an error, and what was cut off is closed, not leaked.
@@ -91,7 +104,7 @@ pub fn more_descriptors_than_fit_are_an_error(subject: &Subject) {
         return;
     }
     // 15 and 16 need the same space in a control message, for its alignment.
-    for (count, room) in [(20, 16), (16, 15), (17, 16), (1, 0)] {
+    for (count, room) in [(20, 16), (16, 15), (17, 16), (1, 0), (253, 252)] {
         let pair = subject.make();
         let sent = files(count);
         let mut out = [IoSlice::new(b"x")];

@@ -147,6 +147,8 @@ checks! { $
     }
     peek {
         a_peek_takes_nothing,
+        a_peek_for_a_number_wakes_for_arrivals_alone,
+        a_peek_for_a_number_ends_with_the_stream_the_deadline_and_the_channel,
         a_peek_is_refused_where_it_cannot_be,
     }
     waiting {

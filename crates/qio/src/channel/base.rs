@@ -1,8 +1,8 @@
 //! The state that every channel has.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
@@ -29,6 +29,7 @@ pub struct Base {
     non_blocking: AtomicBool,
     waiting: AtomicU8,
     name: ArcSwapOption<String>,
+    corks: Mutex<u32>,
 }
 
 impl Base {
@@ -45,6 +46,7 @@ impl Base {
             non_blocking: AtomicBool::new(false),
             waiting: AtomicU8::new(0),
             name: ArcSwapOption::empty(),
+            corks: Mutex::new(0),
         }
     }
 
@@ -91,6 +93,11 @@ impl Base {
         // Take back only what this call added.
         self.waiting.fetch_and(!(interest.bits() & !taken), Ordering::Release);
         Err(self.busy(taken))
+    }
+
+    /// Changes how many keep the channel corked; the change and what follows from it are one step.
+    pub(crate) fn change_corks(&self, change: impl FnOnce(&mut u32)) {
+        change(&mut self.corks.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     #[cold]

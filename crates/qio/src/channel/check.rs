@@ -3,7 +3,7 @@
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::BorrowedFd;
 
-use super::{Base, Channel, Features, MAX_FDS_PER_MESSAGE, ReadFlags};
+use super::{Base, Channel, Features, MAX_FDS_PER_MESSAGE, ReadFlags, WriteFlags};
 
 #[inline]
 pub(super) fn check_read<C: Channel + ?Sized>(
@@ -21,7 +21,14 @@ pub(super) fn check_read<C: Channel + ?Sized>(
 }
 
 #[inline]
-pub(super) fn check_write<C: Channel + ?Sized>(channel: &C, fds: &[BorrowedFd<'_>]) -> Result<()> {
+pub(super) fn check_write<C: Channel + ?Sized>(
+    channel: &C,
+    flags: WriteFlags,
+    fds: &[BorrowedFd<'_>],
+) -> Result<()> {
+    if flags.contains(WriteFlags::CREDENTIALS) {
+        require(channel, Features::FD_PASS, "sending credentials")?;
+    }
     if fds.is_empty() {
         return Ok(());
     }

@@ -6,12 +6,13 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use super::check::{check_read, check_write, invalid, require};
+use super::peek::peek_at_least;
 use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
     write_more, write_op, write_rest,
 };
 use super::wait::{until_done, wait};
-use super::{Channel, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use super::{Channel, Corked, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Interest, Readiness};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
@@ -116,6 +117,29 @@ pub trait ChannelExt: Channel {
     /// As [`read_with`](ChannelExt::read_with).
     fn peek(&self, buf: &mut [u8]) -> Result<usize> {
         self.read_with(&mut [IoSliceMut::new(buf)], ReadFlags::PEEK, None)
+    }
+
+    /// Looks at the next bytes without taking them, as soon as there are `min` (at least one),
+    /// waiting in either mode. Fewer mean that the stream ends after them.
+    ///
+    /// For telling by its first bytes what a connection wants. Wakes up once for each arrival, not
+    /// all the time because of the bytes that are there. `min` must be less than what the channel
+    /// takes from its peer unread: the receive buffer of a socket.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when the deadline passes first: the bytes are left for the next look.
+    /// `InvalidInput` for a buffer of less than `min` bytes, `Unsupported` without
+    /// [`Features::PEEK`]. `InvalidData` when no look can show that many: on a Unix socket it ends
+    /// at bytes that carry descriptors. Others as [`read`](ChannelExt::read), but never
+    /// `WouldBlock`.
+    fn peek_at_least(
+        &self,
+        buf: &mut [u8],
+        min: usize,
+        deadline: Option<Instant>,
+    ) -> Result<usize> {
+        peek_at_least(self.as_channel(), buf, min, deadline)
     }
 
     /// Reads some bytes at `offset`, without moving the position.
@@ -292,8 +316,8 @@ pub trait ChannelExt: Channel {
     ///
     /// # Errors
     ///
-    /// As [`write`](ChannelExt::write). `Unsupported` for descriptors without
-    /// [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`](super::MAX_FDS_PER_MESSAGE), or without a
+    /// As [`write`](ChannelExt::write). `Unsupported` for descriptors, or
+    /// [`WriteFlags::CREDENTIALS`], without [`Features::FD_PASS`]; `InvalidInput` for more than [`MAX_FDS_PER_MESSAGE`](super::MAX_FDS_PER_MESSAGE), or without a
     /// byte to carry them.
     #[doc(alias = "qio_channel_writev_full")]
     fn write_with(
@@ -302,7 +326,7 @@ pub trait ChannelExt: Channel {
         flags: WriteFlags,
         fds: &[BorrowedFd<'_>],
     ) -> Result<usize> {
-        check_write(self, fds)?;
+        check_write(self, flags, fds)?;
         match filled(bufs) {
             [] if fds.is_empty() => Ok(0),
             [] => Err(invalid(self.as_channel(), "descriptors need a byte that carries them")),
@@ -375,7 +399,7 @@ pub trait ChannelExt: Channel {
         fds: &[BorrowedFd<'_>],
     ) -> Result<()> {
         let channel = self.as_channel();
-        check_write(channel, fds)?;
+        check_write(channel, flags, fds)?;
         if !fds.is_empty() && filled(bufs).is_empty() {
             return Err(invalid(channel, "descriptors need a byte that carries them"));
         }
@@ -400,6 +424,32 @@ pub trait ChannelExt: Channel {
             }
         }
         Ok(())
+    }
+
+    /// Holds partial packets back for as long as the guard lives, so that a header and its data
+    /// leave together: a hint, like [`Channel::set_cork`].
+    ///
+    /// Guards of one channel are counted, and the last one uncorks, also when it goes by an early
+    /// return or a panic. TCP holds back for 200 ms at the most.
+    ///
+    /// ```
+    /// use qio::{ChannelExt, transport::Socket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (left, right) = Socket::pair()?;
+    /// {
+    ///     let _corked = left.corked();
+    ///     left.write_all(b"header ")?;
+    ///     left.write_all(b"data")?;
+    /// }
+    /// let mut message = [0; 11];
+    /// right.read_exact(&mut message)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "qio_channel_set_cork")]
+    fn corked(&self) -> Corked<'_> {
+        Corked::new(self.as_channel())
     }
 
     /// Waits until one of the wanted conditions, a hang-up or an error is there.

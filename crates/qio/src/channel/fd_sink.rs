@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use super::PeerCredentials;
+
 /// How many descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
 pub const MAX_FDS_PER_MESSAGE: usize = 253;
 
@@ -36,6 +38,7 @@ pub struct FdSink {
     limit: usize,
     keep: bool,
     dropped: usize,
+    sender: Option<PeerCredentials>,
 }
 
 impl FdSink {
@@ -43,12 +46,12 @@ impl FdSink {
     ///
     /// QEMU's limit for a message is 16; the kernel's is [`MAX_FDS_PER_MESSAGE`].
     pub fn new(limit: usize) -> Self {
-        Self { fds: Vec::with_capacity(limit), limit, keep: true, dropped: 0 }
+        Self { fds: Vec::with_capacity(limit), limit, keep: true, dropped: 0, sender: None }
     }
 
     /// A sink that closes what arrives, and counts it.
     pub fn discarding() -> Self {
-        Self { fds: Vec::new(), limit: MAX_FDS_PER_MESSAGE, keep: false, dropped: 0 }
+        Self { fds: Vec::new(), limit: MAX_FDS_PER_MESSAGE, keep: false, dropped: 0, sender: None }
     }
 
     /// How many more descriptors there is room for.
@@ -70,6 +73,21 @@ impl FdSink {
     /// Takes the descriptors out, in order, and makes room again.
     pub fn drain(&mut self) -> impl Iterator<Item = OwnedFd> + '_ {
         self.fds.drain(..)
+    }
+
+    /// Who sent the bytes of the last read, when the channel tells
+    /// ([`Socket::set_receive_credentials`](crate::transport::Socket::set_receive_credentials)).
+    ///
+    /// One read never mixes the bytes of two senders then, but a loop of reads may have gone from
+    /// one to the next.
+    pub fn sender(&self) -> Option<PeerCredentials> {
+        self.sender
+    }
+
+    /// Says who sent the bytes of this read, or that it is not known. For channels that receive
+    /// credentials.
+    pub fn set_sender(&mut self, sender: Option<PeerCredentials>) {
+        self.sender = sender;
     }
 
     /// Closes all but the first `len`.

@@ -18,7 +18,7 @@ bitflags! {
         const SHUTDOWN = 1 << 3;
         /// There is a position: seek, and reads and writes at an offset.
         const SEEK = 1 << 4;
-        /// Data can be looked at without taking it.
+        /// Data can be looked at without taking it; a look shows all there is room for.
         const PEEK = 1 << 5;
         /// Operations may wait for a disk: they never would-block, and an event loop runs them in
         /// another thread.

@@ -33,6 +33,10 @@ macro_rules! forward_to_target {
                 (**self).watch(interest, set)
             }
 
+            fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+                (**self).watch_more(seen, set)
+            }
+
             fn close(&self) -> Result<()> {
                 (**self).close()
             }

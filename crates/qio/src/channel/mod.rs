@@ -2,12 +2,15 @@
 
 mod base;
 mod check;
+mod corked;
+mod credentials;
 mod ext;
 mod fd_sink;
 mod features;
 mod forward;
 mod io;
 mod op;
+mod peek;
 mod transfer;
 mod wait;
 
@@ -18,6 +21,8 @@ use std::net::Shutdown;
 use std::time::Instant;
 
 pub use base::{Base, Mode};
+pub use corked::Corked;
+pub use credentials::PeerCredentials;
 pub use ext::ChannelExt;
 pub use fd_sink::{FdSink, MAX_FDS_PER_MESSAGE};
 pub use features::Features;
@@ -25,7 +30,7 @@ pub use io::Io;
 pub use op::{ReadFlags, ReadOp, WriteFlags, WriteOp};
 
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd};
+use crate::watch::{LOOK_AGAIN, PollSet, SharedFd};
 
 /// A duplex byte object: a socket, a file, a pipe pair, a child process, a protocol layer.
 ///
@@ -180,6 +185,24 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 
+    /// Adds what fires when more arrives than there is now, for somebody whose peek has shown
+    /// `seen` bytes, too few. What is there does not count.
+    ///
+    /// [`Readiness::READ`] says that there is more to read than `seen`; [`Readiness::HANGUP`] that
+    /// no more will come. When neither is known, `set` gets at least one leg or a deadline, and the
+    /// caller looks once more before it waits.
+    ///
+    /// By default what the channel [below](Channel::inner) says, which is right where bytes come
+    /// through one for one. A channel that has [`Features::PEEK`] and nothing below answers for
+    /// itself; else it would be looked at 100 times a second, and never known to have ended.
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        if let Some(inner) = self.inner() {
+            return inner.watch_more(seen, set);
+        }
+        set.wake_at(Instant::now() + LOOK_AGAIN);
+        Readiness::empty()
+    }
+
     /// Closes the channel, from any thread, also while calls are in flight.
     ///
     /// The peer sees the end now, and every parked or blocked call of this channel wakes and fails
@@ -260,6 +283,7 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     }
 
     /// A hint: while corked, partial packets are held back until uncorked.
+    /// [`ChannelExt::corked`] does not forget the second half.
     #[doc(alias = "qio_channel_set_cork")]
     fn set_cork(&self, cork: bool) {
         if let Some(inner) = self.inner() {

@@ -31,6 +31,14 @@ bitflags! {
     pub struct WriteFlags: u8 {
         /// Do not wait in this call, whatever the channel's mode.
         const NONBLOCK = 1 << 0;
+        /// Send who we are with the bytes: process, effective user and group, checked by the
+        /// kernel (`SCM_CREDENTIALS`, unix(7)). Needs
+        /// [`Features::FD_PASS`](super::Features::FD_PASS).
+        ///
+        /// A receiver that asks for credentials gets the real user and group of every sender
+        /// anyway; this is for bytes that are sent before it asks, and for programs that act as
+        /// another user than the one who started them.
+        const CREDENTIALS = 1 << 1;
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
-use qio_os::VsockAddr;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags};
@@ -21,7 +20,7 @@ use super::tuning::Tuning;
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::interest::Interest;
-use crate::transport::Socket;
+use crate::transport::{Endpoint, Socket};
 use crate::watch::{Event, PollSet, Slot, Steps, release};
 
 /// Listens on `address`: on all addresses of a name, with one port.
@@ -347,11 +346,10 @@ impl Bound {
         let channel = Socket::connected(fd.into(), self.family);
         let peer = match peer {
             Some(peer) => Address::of_socket(peer).to_string(),
-            None if self.family == AddressFamily::VSOCK => {
-                let peer = channel.peer_addr().ok().and_then(|peer| VsockAddr::of(&peer));
-                let peer = peer.map(|peer| Address::vsock(peer.cid, peer.port));
-                peer.as_ref().unwrap_or(&self.address).to_string()
-            }
+            None if self.family == AddressFamily::VSOCK => match channel.peer_address() {
+                Ok(Endpoint::Vsock { cid, port }) => Address::vsock(cid, port).to_string(),
+                _ => self.address.to_string(),
+            },
             None => match channel.peer_credentials() {
                 Ok(peer) => format!("{} (process {}, user {})", self.address, peer.pid, peer.uid),
                 Err(_) => self.address.to_string(),

@@ -90,6 +90,10 @@ impl Channel for Duplex {
         ready
     }
 
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        self.incoming.watch_more(seen, set)
+    }
+
     fn close(&self) -> Result<()> {
         // An end closed from here is an error here, and for the peer the end of what was sent.
         let close_reader = |state: &mut State| {
@@ -151,6 +155,8 @@ struct Flow {
     readable: Event,
     /// The same for a write.
     writable: Event,
+    /// Raised when more has come, or the end, as far as somebody waits for that.
+    more: Event,
 }
 
 #[derive(Debug, Default)]
@@ -162,6 +168,8 @@ struct State {
     shut: bool,
     reader_closed: bool,
     writer_closed: bool,
+    /// Somebody waits for more than there is.
+    more_wanted: bool,
 }
 
 impl Flow {
@@ -171,6 +179,7 @@ impl Flow {
             state: Mutex::default(),
             readable: Event::new(),
             writable: Event::new(),
+            more: Event::new(),
         }
     }
 
@@ -238,6 +247,18 @@ impl Flow {
         Readiness::empty()
     }
 
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        let mut state = self.lock();
+        let mut known = state.hangup();
+        known.set(Readiness::READ, state.bytes.len() > seen);
+        if known.is_empty() {
+            state.more_wanted = true;
+            self.more.lower();
+            self.more.watch(Interest::READ, set);
+        }
+        known
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
@@ -251,6 +272,9 @@ impl Flow {
         }
         if self.is_writable(state) {
             self.writable.raise();
+        }
+        if std::mem::take(&mut state.more_wanted) {
+            self.more.raise();
         }
     }
 

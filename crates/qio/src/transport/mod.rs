@@ -23,4 +23,6 @@ pub use from_fd::{from_fd, from_shared_fd};
 pub use null::Null;
 pub use pipe::Pipe;
 pub use serial::{FlowControl, Parity, Serial, SerialOptions};
-pub use socket::{PeerCredentials, Socket};
+pub use socket::{Endpoint, KeepAlive, Socket};
+
+pub use crate::channel::PeerCredentials;

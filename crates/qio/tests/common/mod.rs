@@ -4,11 +4,13 @@
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use qio::transport::Socket;
 use qio::watch::{PollSet, Waiter, waiter};
 
 /// Far beyond what anything here takes: a test that reaches it has hung.
@@ -116,4 +118,48 @@ pub fn impatiently<R>(body: impl FnOnce() -> R) -> R {
         }
     }
     waiter::scoped(Rc::new(Impatient(Instant::now() + PATIENCE)), body)
+}
+
+/// Runs the test of that name again in another process, where `there` gets one end of a Unix pair,
+/// while `here` gets the other end and the number of that process. Both must come to an end.
+pub fn with_other_process(test: &str, there: impl FnOnce(Socket), here: impl FnOnce(Socket, u32)) {
+    const MARK: &str = "QIO_TEST_OTHER_PROCESS";
+    if std::env::var_os(MARK).is_some_and(|name| name == test) {
+        let end = io::stdin().as_fd().try_clone_to_owned().unwrap();
+        return there(Socket::from_fd(end).unwrap());
+    }
+    let (end, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut output = tempfile::tempfile().unwrap();
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(MARK, test)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(output.try_clone().unwrap())
+        .stderr(output.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    let end = Socket::from_fd(end.into()).unwrap();
+    let id = process.id();
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| here(end, id))).err();
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        match process.try_wait().unwrap() {
+            Some(status) => break status.to_string(),
+            None if until <= Instant::now() => {
+                process.kill().unwrap();
+                process.wait().unwrap();
+                break "hung".to_owned();
+            }
+            None => std::thread::park_timeout(Duration::from_millis(1)),
+        }
+    };
+    let mut text = String::new();
+    output.seek(SeekFrom::Start(0)).unwrap();
+    output.read_to_string(&mut text).unwrap();
+    if let Some(panic) = panic {
+        println!("the other process: {status}\n{text}");
+        std::panic::resume_unwind(panic);
+    }
+    assert_eq!(status, "exit status: 0", "{text}");
+    assert!(text.contains("1 passed"), "no test is called {test}:\n{text}");
 }

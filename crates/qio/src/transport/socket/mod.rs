@@ -1,24 +1,30 @@
 //! Stream sockets.
 
-use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
-use std::mem::MaybeUninit;
+mod ancillary;
+mod credentials;
+mod endpoint;
+mod more;
+mod options;
+mod writer;
+
+use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrAny, SocketType, sockopt,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
 
-use super::iov::{one_call, one_call_mut};
-use crate::channel::{
-    Base, Channel, FdSink, Features, MAX_FDS_PER_MESSAGE, Mode, ReadFlags, ReadOp, WriteFlags,
-    WriteOp,
+use self::ancillary::{
+    receive_vectored, receive_with_fds, send_flagged, send_vectored, send_with_fds,
 };
+pub use self::endpoint::Endpoint;
+pub use self::options::KeepAlive;
+use self::writer::Writer;
+use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
+use crate::watch::{PollSet, SharedFd, Slot, closed, release};
 
 /// A connected stream socket: TCP, Unix, or any other family.
 ///
@@ -51,22 +57,8 @@ pub struct Socket {
     /// Other processes use the same open file: its flags are theirs too.
     shared: bool,
     read_shut: AtomicBool,
-    write_shut: AtomicBool,
-    /// Raised with `write_shut`: poll(2) does not call a full Unix socket writable when it is shut
-    /// down for writing (unix_poll), so nothing else would wake its writer.
-    writer_wake: Event,
-}
-
-/// Who is at the other end of a Unix socket (`SO_PEERCRED`, unix(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PeerCredentials {
-    /// The process, as it was when it connected or listened; 0 when it cannot be seen from here.
-    pub pid: i32,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
+    /// Who waits for room in a Unix socket.
+    writer: Writer,
 }
 
 impl Socket {
@@ -142,43 +134,8 @@ impl Socket {
             slot: Slot::from_shared(fd),
             shared,
             read_shut: AtomicBool::new(false),
-            write_shut: AtomicBool::new(false),
-            writer_wake: Event::new(),
+            writer: Writer::default(),
         }
-    }
-
-    /// The local address.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` once closed.
-    pub fn local_addr(&self) -> Result<SocketAddrAny> {
-        Ok(rustix::net::getsockname(self.slot.borrow()?)?)
-    }
-
-    /// The address of the peer.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` once closed, or when the peer is gone.
-    pub fn peer_addr(&self) -> Result<SocketAddrAny> {
-        rustix::net::getpeername(self.slot.borrow()?)?.ok_or_else(|| ErrorKind::NotConnected.into())
-    }
-
-    /// Who is at the other end.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` for anything but a Unix socket; `NotConnected` once closed.
-    #[doc(alias = "qio_channel_get_peerpid")]
-    pub fn peer_credentials(&self) -> Result<PeerCredentials> {
-        if !self.base.features().contains(Features::FD_PASS) {
-            let text = format!("{}: only unix sockets know their peer", self.base.name());
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        let fd = self.slot.borrow()?;
-        let (pid, uid, gid) = qio_os::peer_credentials(fd.as_fd())?;
-        Ok(PeerCredentials { pid, uid, gid })
     }
 
     /// Shares ownership of the descriptor, for socket options that have no method here.
@@ -202,9 +159,7 @@ impl Socket {
     /// What a writer of a Unix socket waits for: room, or that writing is shut down.
     #[inline(never)]
     fn watch_writing(&self, fd: &SharedFd, interest: Interest, set: &mut PollSet) -> Readiness {
-        if !self.write_shut.load(Ordering::Acquire) {
-            set.add(fd, interest, interest);
-            self.writer_wake.watch(Interest::WRITE, set);
+        if self.writer.watch(fd, interest, set) {
             return Readiness::empty();
         }
         if interest.contains(Interest::READ) {
@@ -216,8 +171,7 @@ impl Socket {
     /// Wakes a writer that waits for room, after the socket was shut down for writing.
     fn wake_writer(&self) {
         if self.wakes_writer() {
-            self.write_shut.store(true, Ordering::Release);
-            self.writer_wake.raise();
+            self.writer.wake();
         }
     }
 
@@ -273,8 +227,11 @@ impl Channel for Socket {
     #[inline]
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
         let fd = self.slot.borrow()?;
+        if !op.flags().is_empty() {
+            return send_flagged(self, fd.as_fd(), op);
+        }
         let mut flags = SendFlags::NOSIGNAL;
-        if self.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
+        if self.dont_wait(false) {
             flags |= SendFlags::DONTWAIT;
         }
         match (op.bufs(), op.fds()) {
@@ -283,7 +240,7 @@ impl Channel for Socket {
                 error => self.unless_closed(error),
             },
             (bufs, []) => send_vectored(self, fd.as_fd(), bufs, flags),
-            (bufs, fds) => send_with_fds(self, fd.as_fd(), bufs, fds, flags),
+            (bufs, fds) => send_with_fds(self, fd.as_fd(), bufs, fds, None, flags),
         }
     }
 
@@ -300,6 +257,19 @@ impl Channel for Socket {
             set.add(fd.shared(), interest, interest);
         }
         Readiness::empty()
+    }
+
+    fn drive(&self, now: Instant) -> Result<()> {
+        if self.writer.is_due(now)
+            && let Some(fd) = self.slot.try_borrow()
+        {
+            self.writer.look(fd.as_fd());
+        }
+        Ok(())
+    }
+
+    fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
+        self.watch_arrivals(seen, set)
     }
 
     fn close(&self) -> Result<()> {
@@ -395,132 +365,3 @@ fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
         result => Ok(result?),
     }
 }
-
-// The rarer forms are functions of their own, so that the stack space for their control messages
-// is not part of every read and write.
-
-#[inline(never)]
-fn receive_vectored(
-    socket: &Socket,
-    fd: BorrowedFd<'_>,
-    bufs: &mut [IoSliceMut<'_>],
-    flags: RecvFlags,
-) -> Result<usize> {
-    let bufs = one_call_mut(bufs);
-    let mut control = RecvAncillaryBuffer::default();
-    match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
-        Ok(got) if got.bytes > 0 => {
-            if got.flags.contains(ReturnFlags::CTRUNC) {
-                event!(
-                    warn,
-                    channel = %socket.base.name(),
-                    "descriptors came that nobody asked for, and were closed"
-                );
-            }
-            Ok(got.bytes)
-        }
-        end => socket.unless_closed(end.map(|got| got.bytes)),
-    }
-}
-
-#[inline(never)]
-fn receive_with_fds(
-    socket: &Socket,
-    fd: BorrowedFd<'_>,
-    op: &mut ReadOp<'_, '_>,
-    flags: RecvFlags,
-) -> Result<usize> {
-    let make_blocking = op.flags().contains(ReadFlags::BLOCKING_FDS);
-    let (bufs, sink) = op.parts();
-    let Some(sink) = sink else { return Err(ErrorKind::InvalidInput.into()) };
-    let bufs = one_call_mut(bufs);
-    let mut space = [MaybeUninit::uninit(); FD_CONTROL_BYTES];
-    let room = match sink.room().min(MAX_FDS_PER_MESSAGE) {
-        0 => 0,
-        room => rustix::cmsg_space!(ScmRights(room)),
-    };
-    let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
-    let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let got = match retry_on_intr(|| rustix::net::recvmsg(fd, bufs, &mut control, flags)) {
-        Ok(got) if got.bytes > 0 => got,
-        got => return socket.unless_closed(got.map(|got| got.bytes)),
-    };
-    take_fds(&mut control, sink, make_blocking)?;
-    if got.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(too_many_fds(sink));
-    }
-    Ok(got.bytes)
-}
-
-/// Moves what arrived into the sink; what does not fit is closed, and an error. All of it is closed
-/// when the mode of one cannot be changed: nobody gets descriptors in another mode than was asked for.
-fn take_fds(
-    control: &mut RecvAncillaryBuffer<'_>,
-    sink: &mut FdSink,
-    make_blocking: bool,
-) -> Result<()> {
-    let before = sink.fds().len();
-    let mut result = Ok(());
-    let mut mode = Ok(());
-    for message in control.drain() {
-        let RecvAncillaryMessage::ScmRights(fds) = message else { continue };
-        for fd in fds {
-            if make_blocking {
-                mode = mode.and(rustix::io::ioctl_fionbio(&fd, false));
-            }
-            if sink.push(fd).is_err() {
-                result = Err(too_many_fds(sink));
-            }
-        }
-    }
-    if mode.is_err() {
-        sink.truncate(before);
-    }
-    Ok(mode?).and(result)
-}
-
-#[cold]
-fn too_many_fds(sink: &FdSink) -> Error {
-    let text = format!(
-        "more descriptors arrived than there was room for ({} taken): the rest is lost",
-        sink.fds().len()
-    );
-    Error::new(ErrorKind::InvalidData, text)
-}
-
-#[inline(never)]
-fn send_vectored(
-    socket: &Socket,
-    fd: BorrowedFd<'_>,
-    bufs: &[IoSlice<'_>],
-    flags: SendFlags,
-) -> Result<usize> {
-    let mut control = SendAncillaryBuffer::default();
-    let bufs = one_call(bufs);
-    match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
-        Ok(n) => Ok(n),
-        error => socket.unless_closed(error),
-    }
-}
-
-#[inline(never)]
-fn send_with_fds(
-    socket: &Socket,
-    fd: BorrowedFd<'_>,
-    bufs: &[IoSlice<'_>],
-    fds: &[BorrowedFd<'_>],
-    flags: SendFlags,
-) -> Result<usize> {
-    let mut space = [MaybeUninit::uninit(); FD_CONTROL_BYTES];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    // The space is that of the largest message, and the number was checked against it.
-    let fits = control.push(SendAncillaryMessage::ScmRights(fds));
-    debug_assert!(fits, "checked when the operation was made");
-    let bufs = one_call(bufs);
-    match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
-        Ok(n) => Ok(n),
-        error => socket.unless_closed(error),
-    }
-}
-
-const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));
