@@ -23,6 +23,6 @@ pub use capability::Capability;
 pub use close::close;
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
-pub use peer::peer_credentials;
+pub use peer::{peer_credentials, peer_groups};
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
 pub use spawn::close_other_fds_on_exec;
