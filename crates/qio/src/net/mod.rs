@@ -1,6 +1,8 @@
 //! Addresses, and what becomes of them: connections and listeners.
 
+mod accepting;
 mod address;
+mod admit;
 mod bind;
 mod cancel;
 mod connect;
@@ -11,12 +13,17 @@ mod options;
 mod port_owner;
 mod resolver;
 mod scheme;
+mod slots;
 mod tuning;
 
+pub use accepting::Accepting;
 pub use address::{Address, BadValue, Value, parse_duration};
+pub use admit::{Admit, Network, Peer, Verdict};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};
-pub use listener::{Accepted, Accepting, Listener, is_descriptor_limit, listen};
-pub use options::{ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenOptions};
+pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
+pub use options::{
+    ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions, Observer,
+};
 pub use resolver::Resolve;
 pub use scheme::{Applies, Example, OptionInfo, Scheme, schemes};
