@@ -7,6 +7,7 @@ mod bind;
 mod cancel;
 mod connect;
 mod dial;
+mod handshake;
 mod layer;
 mod listener;
 mod options;
@@ -21,6 +22,7 @@ pub use address::{Address, BadValue, Value, parse_duration};
 pub use admit::{Admit, Network, Peer, Verdict};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};
+pub use handshake::{Handshake, Handshakes};
 pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
 pub use options::{
     ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions, Observer,
