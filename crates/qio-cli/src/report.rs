@@ -31,10 +31,20 @@ pub(crate) struct Report {
     moved: AtomicU64,
     started: Instant,
     limit_said: Mutex<Option<Instant>>,
+    refusals: Mutex<Refusals>,
 }
 
-/// How often the limit of open files is mentioned.
-const LIMIT_PERIOD: Duration = Duration::from_secs(10);
+/// How often the limit of open files and refused clients are mentioned.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Clients that were refused and not mentioned yet.
+#[derive(Debug, Default)]
+struct Refusals {
+    said: Option<Instant>,
+    count: u64,
+    /// The last of them, and why.
+    last: String,
+}
 
 #[derive(Debug)]
 struct Live {
@@ -91,6 +101,10 @@ enum Event<'a> {
         duration_s: f64,
         error: &'a str,
     },
+    Refused {
+        peer: &'a str,
+        reason: &'a str,
+    },
     Note {
         message: &'a str,
     },
@@ -128,6 +142,7 @@ impl Report {
             moved: AtomicU64::new(0),
             started: Instant::now(),
             limit_said: Mutex::new(None),
+            refusals: Mutex::default(),
         })
     }
 
@@ -186,10 +201,32 @@ impl Report {
     /// Clients have to wait for want of something; said once a period.
     pub(crate) fn at_limit(&self, what: std::fmt::Arguments<'_>) {
         let mut last = self.limit_said.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= LIMIT_PERIOD) {
+        if last.is_none_or(|last| last.elapsed() >= PERIOD) {
             *last = Some(Instant::now());
             self.note(&format!("{what}; further clients wait"));
         }
+    }
+
+    /// A client was refused. Said of each when asked for more, else together, once a period.
+    pub(crate) fn refused(&self, peer: &str, reason: &str) {
+        if self.output.json {
+            return self.json(&Event::Refused { peer, reason });
+        }
+        if self.output.verbose {
+            return self.line(&format!("{peer}: refused: {reason}"));
+        }
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.count += 1;
+        refusals.last = format!("{peer}: {reason}");
+        if refusals.said.is_none_or(|said| said.elapsed() >= PERIOD) {
+            self.say_refusals(&mut refusals);
+        }
+    }
+
+    fn say_refusals(&self, refusals: &mut Refusals) {
+        let clients = counted(std::mem::take(&mut refusals.count), "client");
+        refusals.said = Some(Instant::now());
+        self.line(&format!("{clients} refused, the last: {}", refusals.last));
     }
 
     /// How many connections are live.
@@ -233,9 +270,13 @@ impl Report {
         self.line(&text);
     }
 
-    /// Takes the progress line away.
+    /// Takes the progress line away, and says what was kept back.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.count > 0 {
+            self.say_refusals(&mut refusals);
+        }
     }
 
     fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {

@@ -11,6 +11,7 @@ use qio_adapters::tokio as adapter;
 use rustix::termios::{isatty, tcgetpgrp};
 use tokio::sync::watch as flag;
 
+use crate::admission;
 use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
@@ -66,7 +67,8 @@ pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Resul
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
-    let listener = listen(&args.address, &inherited, &report)?;
+    admission::check(&args.admission, &[&args.address])?;
+    let listener = listen(&args.address, &inherited, &args.admission, &report)?;
     let patience = async {
         match args.accept_timeout {
             Some(time) => tokio::time::sleep(time).await,
