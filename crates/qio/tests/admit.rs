@@ -173,3 +173,26 @@ fn unix_clients_are_in_their_supplementary_groups_too() {
         }
     });
 }
+
+#[test]
+fn a_dropped_listener_lets_go_of_its_check_and_its_observer() {
+    let kept = Arc::new(());
+    let (in_check, in_observer) = (Arc::clone(&kept), Arc::clone(&kept));
+    let options = ListenOptions::new()
+        .max_connections(3)
+        .admit(Admit::by(move |_| {
+            let _ = &in_check;
+            Verdict::Admit
+        }))
+        .observe(move |_| {
+            let _ = &in_observer;
+        });
+    let listener = listen("listen:tcp://:0", &options);
+    drop(options);
+    let _client = dial(&listener);
+    let accepted = listener.accept(patience()).unwrap();
+    assert_eq!(Arc::strong_count(&kept), 3);
+    drop(listener);
+    assert_eq!(Arc::strong_count(&kept), 1, "a client that stays keeps nothing");
+    accepted.channel.close().unwrap();
+}

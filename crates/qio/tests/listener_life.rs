@@ -324,6 +324,7 @@ fn a_further_client_waits_until_a_channel_is_closed_or_dropped() {
     clients[0].write_all(b"x").unwrap();
     one.read_exact(&mut [0]).unwrap();
 
+    let start = Instant::now();
     let third = accepting(&listener);
     one.close().unwrap();
     one.close().unwrap();
@@ -334,11 +335,35 @@ fn a_further_client_waits_until_a_channel_is_closed_or_dropped() {
     let fourth = accepting(&listener);
     drop(two);
     let four = fourth.join().unwrap().unwrap();
+    assert!(start.elapsed() < PATIENCE / 2, "woken by its deadline only");
     drop((three, four));
     let _more: Vec<_> = (0..2).map(|_| connect(&first(&listener))).collect();
     let _both = [listener.try_accept().unwrap(), listener.try_accept().unwrap()];
     // The places outlive the listener.
     drop(listener);
+}
+
+#[test]
+fn what_was_left_untried_is_tried_before_it_is_waited_for() {
+    // An edge-triggered loop will not hear of a client again that came before.
+    let listener = limited(1);
+    let _clients = [connect(&first(&listener)), connect(&first(&listener))];
+    let mut accepting = listener.accepting();
+    let mut is_due = |between: &dyn Fn()| {
+        assert!(accepting.step(Instant::now()).is_pending());
+        between();
+        let mut set = PollSet::new();
+        accepting.watch(&mut set);
+        set.deadline().is_some_and(|at| at <= Instant::now())
+    };
+    listener.pause();
+    assert!(!is_due(&|| {}), "paused");
+    assert!(is_due(&|| listener.resume()));
+    let accepted = listener.try_accept().unwrap();
+    assert!(!is_due(&|| {}), "full");
+    assert!(is_due(&|| accepted.channel.close().unwrap()));
+    listener.try_accept().unwrap();
+    assert!(!is_due(&|| {}), "all were tried, and nobody is there");
 }
 
 #[test]
