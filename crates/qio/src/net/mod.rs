@@ -4,6 +4,7 @@ mod accepting;
 mod address;
 mod admit;
 mod bind;
+mod bound;
 mod cancel;
 mod connect;
 mod dial;
