@@ -105,8 +105,14 @@ fn children_see_neither_listening_nor_accepted_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let unix = listen_unix(&dir.path().join("x")).unwrap();
     let tcp = listen("listen:tcp://:0").unwrap();
-    let clients = [&unix, &tcp].map(|listener| connect(&first(listener)).unwrap());
-    let servers = [&unix, &tcp].map(|listener| listener.accept(patience()).unwrap().channel);
+    // One that was not made here, and a client that holds a place.
+    let added = Listener::new(&ListenOptions::new().max_connections(1));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::io::fcntl_setfd(&socket, FdFlags::empty()).unwrap();
+    added.add_fd(socket.into()).unwrap();
+    let clients = [&unix, &tcp, &added].map(|listener| connect(&first(listener)).unwrap());
+    let servers =
+        [&unix, &tcp, &added].map(|listener| listener.accept(patience()).unwrap().channel);
     for channel in clients.iter().chain(&servers) {
         let flags = rustix::io::fcntl_getfd(descriptor(channel)).unwrap();
         assert!(flags.contains(FdFlags::CLOEXEC));

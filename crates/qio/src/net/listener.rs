@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::net::AddressFamily;
 
 use super::accepting::{Accepting, Backoff};
@@ -224,7 +224,7 @@ impl Listener {
     /// Listens with a further socket that listens already, whatever its backlog. Who waits for a
     /// client waits for those that come there, too.
     ///
-    /// The socket is made non-blocking. It may be shared with other processes: closing this
+    /// The socket is made non-blocking and close-on-exec. It may be shared with other processes: closing this
     /// listener does not end their listening.
     ///
     /// ```
@@ -256,7 +256,9 @@ impl Listener {
             drop(state);
             return Err((self.not_listening(), fd));
         }
-        if let Err(error) = rustix::io::ioctl_fionbio(&fd, true) {
+        let prepared = rustix::io::ioctl_fionbio(&fd, true)
+            .and_then(|()| rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC));
+        if let Err(error) = prepared {
             return Err((error.into(), fd));
         }
         let bound = Bound::adopted(fd, family);
