@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use qio::net::{Accepted, Listener};
 use qio::watch::{PollSet, Steps};
-use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Accepts clients until something else has to happen first; each is given to `start`, with its
@@ -32,8 +31,8 @@ pub(crate) enum Interruption {
     Enough,
     /// All slots are taken: go on when one is free.
     NoSlot,
-    /// No client can be had for now, or others wait for a descriptor: go on after a while.
-    Limit(Option<io::Error>),
+    /// Others wait for a descriptor: go on after a while.
+    Starving,
     /// The listener cannot be used any more.
     Broken(io::Error),
 }
@@ -64,68 +63,29 @@ where
 {
     type Output = Interruption;
 
-    fn step(&mut self, _now: Instant) -> Poll<Interruption> {
+    fn step(&mut self, now: Instant) -> Poll<Interruption> {
         for _ in 0..AT_ONCE {
             if !(self.may_accept)() {
-                return Poll::Ready(Interruption::Limit(None));
+                return Poll::Ready(Interruption::Starving);
             }
             let Ok(slot) = Arc::clone(self.slots).try_acquire_owned() else {
                 return Poll::Ready(Interruption::NoSlot);
             };
-            match self.listener.try_accept() {
-                Ok(client) => {
+            match self.listener.accepting().step(now) {
+                Poll::Ready(Ok(client)) => {
                     (self.start)(client, slot);
                     if self.once {
                         return Poll::Ready(Interruption::Enough);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => {
-                    return Poll::Ready(match may_pass(&error) {
-                        true => Interruption::Limit(Some(error)),
-                        false => Interruption::Broken(error),
-                    });
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Interruption::Broken(error)),
+                Poll::Pending => return Poll::Pending,
             }
         }
         Poll::Ready(Interruption::Turn)
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        self.listener.watch(set);
-    }
-}
-
-/// Whether accepting may go better later, after an error: always, unless the listener itself is the
-/// reason. There may be no descriptor or memory, a firewall, a network that is down, or a client
-/// that broke the protocol.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let of_listener = match errno {
-        Some(errno) => matches!(
-            errno,
-            Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::FAULT
-        ),
-        None => {
-            matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::InvalidInput)
-        }
-    };
-    !of_listener
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_listener_itself_ends_the_accepting() {
-        use Errno as E;
-        for errno in [E::NOMEM, E::NOBUFS, E::PERM, E::PROTO, E::MFILE, E::NFILE, E::NETDOWN] {
-            assert!(may_pass(&errno.into()), "{errno:?}");
-        }
-        for errno in [E::BADF, E::NOTSOCK, E::INVAL] {
-            assert!(!may_pass(&errno.into()), "{errno:?}");
-        }
-        assert!(!may_pass(&io::ErrorKind::NotConnected.into()), "it was closed");
+        self.listener.accepting().watch(set);
     }
 }

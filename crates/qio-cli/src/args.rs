@@ -7,6 +7,9 @@ use clap::builder::TypedValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use qio::Address;
+use qio::net::Network;
+
+use crate::admission;
 
 /// Connects any address to any address.
 #[derive(Debug, Parser)]
@@ -41,6 +44,9 @@ pub(crate) enum Command {
     qio relay 'unix:/run/vm/serial.sock?reconnect-ms=1000' tcp://console.example:7001
   Sockets of a systemd unit, by their FileDescriptorName= (docs/systemd.md):
     qio relay listen:fd:web tcp://127.0.0.1:8080
+  Only this user and this network may connect:
+    qio relay --allow-uid \"$USER\" listen:unix:/run/db.sock tcp://127.0.0.1:5432
+    qio relay --allow-cidr 192.0.2.0/24 listen:tcp://0.0.0.0:5432 unix:/run/db.sock
   One transfer, with a line about it at the end:
     qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 
@@ -129,6 +135,8 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
     #[command(flatten)]
+    pub(crate) admission: AdmissionArgs,
+    #[command(flatten)]
     pub(crate) opening: OpeningArgs,
     #[command(flatten)]
     pub(crate) joining: JoiningArgs,
@@ -167,6 +175,8 @@ pub(crate) struct ListenArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) accept_timeout: Option<Duration>,
     #[command(flatten)]
+    pub(crate) admission: AdmissionArgs,
+    #[command(flatten)]
     pub(crate) joining: JoiningArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -188,6 +198,42 @@ pub(crate) struct HelpArgs {
     pub(crate) topic: Option<String>,
     /// With addresses: one scheme
     pub(crate) detail: Option<String>,
+}
+
+/// Who may come in: everybody unless something is given.
+#[derive(Debug, Args)]
+pub(crate) struct AdmissionArgs {
+    /// Let in only clients of this user, by number or name, on Unix sockets; repeatable
+    #[arg(long, value_name = "USER", value_parser = admission::user)]
+    pub(crate) allow_uid: Vec<u32>,
+    /// Let in only clients of this group (or of an --allow-uid), by number or name, on Unix sockets;
+    /// repeatable
+    #[arg(long, value_name = "GROUP", value_parser = admission::group)]
+    pub(crate) allow_gid: Vec<u32>,
+    /// Let in only clients of this network, as 192.0.2.0/24 or ::1, on TCP sockets; repeatable
+    #[arg(long, value_name = "NET", value_parser = admission::network)]
+    pub(crate) allow_cidr: Vec<Network>,
+}
+
+impl AdmissionArgs {
+    /// One of the flags that were given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        self.of_users().or(self.of_networks())
+    }
+
+    /// One of those that are for Unix sockets.
+    pub(crate) fn of_users(&self) -> Option<&'static str> {
+        match (self.allow_uid.is_empty(), self.allow_gid.is_empty()) {
+            (false, _) => Some("--allow-uid"),
+            (_, false) => Some("--allow-gid"),
+            _ => None,
+        }
+    }
+
+    /// The one that is for IP sockets.
+    pub(crate) fn of_networks(&self) -> Option<&'static str> {
+        (!self.allow_cidr.is_empty()).then_some("--allow-cidr")
+    }
 }
 
 /// How an address is opened.

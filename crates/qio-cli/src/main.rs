@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod admission;
 mod args;
 mod demo;
 mod descriptors;

@@ -4,16 +4,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qio::error::plain;
-use qio::net::{Accepted, Inherited, ListenOptions, Listener};
+use qio::net::{Accepted, Inherited, Listener};
 use qio::relay::{End, HalfClose, RelayOptions};
 use qio::{Address, Channel, ChannelExt};
 use qio_adapters::tokio as adapter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as flag};
 use tokio::task::JoinHandle;
 
-use crate::accept::{AcceptLoop, Interruption, may_pass};
-use crate::args::RelayArgs;
+use crate::accept::{AcceptLoop, Interruption};
+use crate::admission;
+use crate::args::{AdmissionArgs, RelayArgs};
 use crate::descriptors::Room;
 use crate::exit::Failure;
 use crate::report::{Report, counted};
@@ -52,8 +52,9 @@ pub(crate) async fn run(
         // What would fail for each client is found out now.
         inherited.check(address)?;
     }
+    admission::check(&args.admission, &[&args.left, &args.right])?;
     let listener = match args.left.is_listening() {
-        true => Some(listen(&args.left, &inherited, &report)?),
+        true => Some(listen(&args.left, &inherited, &args.admission, &report)?),
         false => None,
     };
     let right = RightSide::open(&args, &inherited, &report)?;
@@ -100,10 +101,12 @@ pub(crate) async fn run(
 pub(crate) fn listen(
     address: &Address,
     inherited: &Inherited,
-    report: &Report,
+    admission: &AdmissionArgs,
+    report: &Arc<Report>,
 ) -> Result<Listener, Failure> {
-    let options = ListenOptions::new().inherited(inherited.clone());
+    let options = admission::options(admission, inherited, report);
     let listener = qio::net::listen(address, &options)?;
+    admission::check_open(admission, address, &listener)?;
     for local in listener.local_addresses() {
         let surprising = address.leaves_choice();
         report.listening(&local.to_string(), surprising);
@@ -131,7 +134,7 @@ struct Relay {
 #[derive(Debug)]
 enum RightSide {
     Connect { address: Address, opener: Opener },
-    Accept { listener: Listener, report: Arc<Report> },
+    Accept { listener: Listener },
 }
 
 impl RightSide {
@@ -141,8 +144,8 @@ impl RightSide {
         report: &Arc<Report>,
     ) -> Result<Self, Failure> {
         if args.right.is_listening() {
-            let listener = listen(&args.right, inherited, report)?;
-            return Ok(Self::Accept { listener, report: Arc::clone(report) });
+            let listener = listen(&args.right, inherited, &args.admission, report)?;
+            return Ok(Self::Accept { listener });
         }
         let mut opener = Opener::new(&args.opening, inherited.clone(), report);
         if !args.left.is_listening() && rejoin_pause(args).is_some() {
@@ -154,15 +157,9 @@ impl RightSide {
     async fn channel(&self) -> Result<Arc<dyn Channel>, Failure> {
         match self {
             Self::Connect { address, opener } => opener.open(address).await,
-            Self::Accept { listener, report } => loop {
-                match adapter::run(listener.accepting()).await {
-                    Ok(Ok(accepted)) => return Ok(accepted.channel),
-                    Ok(Err(error)) if may_pass(&error) => {
-                        report.at_limit(format_args!("accept: {}", plain(&error)));
-                        tokio::time::sleep(LIMIT_PAUSE).await;
-                    }
-                    Ok(Err(error)) | Err(error) => return Err(Failure::io("accept", &error)),
-                }
+            Self::Accept { listener } => match adapter::run(listener.accepting()).await {
+                Ok(Ok(accepted)) => Ok(accepted.channel),
+                Ok(Err(error)) | Err(error) => Err(Failure::io("accept", &error)),
             },
         }
     }
@@ -175,7 +172,7 @@ impl RightSide {
     fn name(&self) -> String {
         match self {
             Self::Connect { address, .. } => address.to_string(),
-            Self::Accept { listener, .. } => {
+            Self::Accept { listener } => {
                 listener.local_addresses().first().map(Address::to_string).unwrap_or_default()
             }
         }
@@ -360,16 +357,10 @@ async fn serve(
                     _ = stopper.requested() => break,
                 }
             }
-            Interruption::Limit(error) => {
-                if let Some(error) = error {
-                    let live = counted(relay.report.live_count() as u64, "live connection");
-                    relay.report.at_limit(format_args!("accept: {} ({live})", plain(&error)));
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(LIMIT_PAUSE) => {}
-                    _ = stopper.requested() => break,
-                }
-            }
+            Interruption::Starving => tokio::select! {
+                () = tokio::time::sleep(LIMIT_PAUSE) => {}
+                _ = stopper.requested() => break,
+            },
             Interruption::Broken(error) => return Err(Failure::io("accept", &error)),
         }
     }

@@ -33,10 +33,21 @@ pub(crate) struct Report {
     limit_said: Mutex<Option<Instant>>,
     /// What was wrong when something was tried again, and when that was said.
     trouble_said: Mutex<Option<(String, Instant)>>,
+    refusals: Mutex<Refusals>,
 }
 
-/// How often the same trouble is mentioned: the limit of open files, a target that is not there.
-const LIMIT_PERIOD: Duration = Duration::from_secs(10);
+/// How often the same trouble is mentioned: the limit of open files, refused clients, a target that
+/// is not there.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Clients that were refused and not mentioned yet.
+#[derive(Debug, Default)]
+struct Refusals {
+    said: Option<Instant>,
+    count: u64,
+    /// The last of them, and why.
+    last: String,
+}
 
 #[derive(Debug)]
 struct Live {
@@ -93,6 +104,10 @@ enum Event<'a> {
         duration_s: f64,
         error: &'a str,
     },
+    Refused {
+        peer: &'a str,
+        reason: &'a str,
+    },
     Note {
         message: &'a str,
     },
@@ -131,6 +146,7 @@ impl Report {
             started: Instant::now(),
             limit_said: Mutex::new(None),
             trouble_said: Mutex::new(None),
+            refusals: Mutex::default(),
         })
     }
 
@@ -196,7 +212,7 @@ impl Report {
     /// Clients have to wait for want of something; said once a period.
     pub(crate) fn at_limit(&self, what: std::fmt::Arguments<'_>) {
         let mut last = self.limit_said.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= LIMIT_PERIOD) {
+        if last.is_none_or(|last| last.elapsed() >= PERIOD) {
             *last = Some(Instant::now());
             self.note(&format!("{what}; further clients wait"));
         }
@@ -209,8 +225,7 @@ impl Report {
             return;
         }
         let mut last = self.trouble_said.lock().unwrap_or_else(PoisonError::into_inner);
-        let said =
-            |(text, when): &(String, Instant)| text == failure && when.elapsed() < LIMIT_PERIOD;
+        let said = |(text, when): &(String, Instant)| text == failure && when.elapsed() < PERIOD;
         if !last.as_ref().is_some_and(said) {
             *last = Some((failure.to_owned(), Instant::now()));
             self.note(&format!("{failure}; trying again"));
@@ -220,6 +235,28 @@ impl Report {
     /// What was tried again has succeeded: the next failure is news.
     pub(crate) fn trouble_is_over(&self) {
         *self.trouble_said.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A client was refused. Said of each when asked for more, else together, once a period.
+    pub(crate) fn refused(&self, peer: &str, reason: &str) {
+        if self.output.json {
+            return self.json(&Event::Refused { peer, reason });
+        }
+        if self.output.verbose {
+            return self.line(&format!("{peer}: refused: {reason}"));
+        }
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.count += 1;
+        refusals.last = format!("{peer}: {reason}");
+        if refusals.said.is_none_or(|said| said.elapsed() >= PERIOD) {
+            self.say_refusals(&mut refusals);
+        }
+    }
+
+    fn say_refusals(&self, refusals: &mut Refusals) {
+        let clients = counted(std::mem::take(&mut refusals.count), "client");
+        refusals.said = Some(Instant::now());
+        self.line(&format!("{clients} refused, the last: {}", refusals.last));
     }
 
     /// How many connections are live.
@@ -263,9 +300,13 @@ impl Report {
         self.line(&text);
     }
 
-    /// Takes the progress line away.
+    /// Takes the progress line away, and says what was kept back.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.count > 0 {
+            self.say_refusals(&mut refusals);
+        }
     }
 
     fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {

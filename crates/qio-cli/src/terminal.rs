@@ -12,6 +12,7 @@ use qio_adapters::tokio as adapter;
 use rustix::termios::{isatty, tcgetpgrp};
 use tokio::sync::watch as flag;
 
+use crate::admission;
 use crate::args::{ConnectArgs, Escape, JoiningArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::kept::Kept;
@@ -105,7 +106,8 @@ pub(crate) async fn listen_once(
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
     service.show(&report);
-    let listener = listen(&args.address, &inherited, &report)?;
+    admission::check(&args.admission, &[&args.address])?;
+    let listener = listen(&args.address, &inherited, &args.admission, &report)?;
     service.ready();
     let patience = async {
         match args.accept_timeout {

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -216,7 +217,7 @@ fn a_signal_ends_a_retry_at_once() {
             .stdout(Stdio::null()),
     );
     eventually("the handler of signals is there", || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", connect.pid())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", connect.pid())).unwrap();
         let caught = status.lines().find(|line| line.starts_with("SigCgt:")).unwrap();
         u64::from_str_radix(caught[7..].trim(), 16).unwrap() & (1 << 14) != 0
     });
@@ -344,4 +345,46 @@ fn at_the_limit_of_open_files_clients_wait_and_nothing_spins() {
     let kinds = |kind: &str| lines.iter().filter(|line| line.contains(kind)).count();
     assert_eq!(kinds("\"failed\""), 0, "{lines:?}");
     assert!(kinds("\"note\"") <= 1, "{lines:?}");
+}
+
+#[test]
+fn at_a_limit_that_is_lowered_later_clients_wait_and_are_served_when_it_is_raised() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let (mut relay, address) = Running::relay(&["listen:tcp://127.0.0.1:0", &serve(echo)]);
+    let mut served = dial(&address);
+    ping(&mut served);
+    let pid = Pid::from_raw(relay.pid().try_into().unwrap());
+    // No number is free below. The hard limit stays as it was inherited.
+    let is_open = |fd: &u64| fs::symlink_metadata(format!("/proc/{}/fd/{fd}", relay.pid())).is_ok();
+    let first_free = (0..).find(|fd| !is_open(fd)).unwrap();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let lowered = Rlimit { current: Some(first_free), maximum };
+    let before = prlimit(pid, Resource::Nofile, lowered).unwrap();
+    let mut waiting: Vec<_> = (0..5).map(|_| dial(&address)).collect();
+    waiting.iter_mut().for_each(|client| client.write_all(b"ping").unwrap());
+    let note = relay.event("note");
+    let message = note["message"].as_str().unwrap();
+    assert_eq!(message, "accept: too many open files (1 live connection); further clients wait");
+
+    let (sleeps, work) = relay.effort();
+    let start = Instant::now();
+    thread::park_timeout(Duration::from_secs(2));
+    let (more_sleeps, more_work) = relay.effort();
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{} wake-ups, {:?} in {seconds} s", more_sleeps - sleeps, more_work - work);
+    assert!(((more_sleeps - sleeps) as f64) < 10.0 * seconds, "it spins");
+    // Those that are served are served on.
+    ping(&mut served);
+
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    for mut client in waiting {
+        let mut text = [0; 4];
+        client.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"ping");
+    }
+    drop(served);
+    relay.signal(rustix::process::Signal::TERM);
+    let (status, lines) = relay.rest();
+    assert_eq!(status, 0, "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("\"note\"")), "said once: {lines:?}");
 }

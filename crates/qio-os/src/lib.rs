@@ -36,7 +36,7 @@ pub use getaddrinfo::{LookupError, LookupHints, lookup};
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use name::{local_name, peer_name};
-pub use peer::{peer_credentials, peer_pidfd};
+pub use peer::{peer_credentials, peer_groups, peer_pidfd};
 pub use sigpipe::{restore_default_sigpipe, shield_sigpipe, write_no_sigpipe};
 pub use sockopt::{bind_address_no_port, bind_to_device};
 pub use spawn::{close_other_fds_on_exec, start_session_on_stdin};

@@ -79,3 +79,40 @@ fn without_pidfd() -> io::Error {
     let text = "this kernel gives no descriptor of a peer's process (Linux 6.5 and newer do)";
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
+
+/// The supplementary groups of the process at the other end of a connected Unix socket, as they
+/// were when it connected (or listened): `SO_PEERGROUPS` of socket(7).
+///
+/// # Errors
+///
+/// What getsockopt(2) reports: `ENODATA` when the socket has no peer.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // Enough for almost everybody; who has more is asked again.
+    let mut groups = vec![0; 64];
+    loop {
+        let mut size = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: `groups` is valid for writes of `size` bytes, which is the size of its elements
+        // (integers, for which any bytes will do), and `size` is a valid in-out pointer; the
+        // descriptor is open for as long as it is borrowed.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let count = size as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel says how much room it needs.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}

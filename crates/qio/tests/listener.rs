@@ -104,8 +104,14 @@ fn children_see_neither_listening_nor_accepted_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let unix = listen_unix(&dir.path().join("x")).unwrap();
     let tcp = listen("listen:tcp://:0").unwrap();
-    let clients = [&unix, &tcp].map(|listener| connect(&first(listener)).unwrap());
-    let servers = [&unix, &tcp].map(|listener| listener.accept(patience()).unwrap().channel);
+    // One that was not made here, and a client that holds a place.
+    let added = Listener::new(&ListenOptions::new().max_connections(1));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::io::fcntl_setfd(&socket, FdFlags::empty()).unwrap();
+    added.add_fd(socket.into()).unwrap();
+    let clients = [&unix, &tcp, &added].map(|listener| connect(&first(listener)).unwrap());
+    let servers =
+        [&unix, &tcp, &added].map(|listener| listener.accept(patience()).unwrap().channel);
     for channel in clients.iter().chain(&servers) {
         let flags = rustix::io::fcntl_getfd(descriptor(channel)).unwrap();
         assert!(flags.contains(FdFlags::CLOEXEC));
@@ -773,8 +779,10 @@ fn at_the_limit_of_descriptors_accepting_fails_with_that_code_and_goes_on_later(
                 filler.push(file);
             }
             for listener in [&tcp, &unix] {
+                // Waiting goes on meanwhile; at its end it says what it waited for.
+                let soon = Some(Instant::now() + Duration::from_millis(1));
                 for error in
-                    [listener.try_accept().unwrap_err(), listener.accept(patience()).unwrap_err()]
+                    [listener.try_accept().unwrap_err(), listener.accept(soon).unwrap_err()]
                 {
                     assert_eq!(error.raw_os_error(), Some(24), "{error}");
                     assert!(is_descriptor_limit(&error));

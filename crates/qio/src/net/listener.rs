@@ -2,26 +2,25 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags};
+use rustix::io::{Errno, FdFlags};
+use rustix::net::AddressFamily;
 
+use super::accepting::{Accepting, Backoff};
 use super::address::{Address, Refusal, Role};
-use super::options::ListenOptions;
-use super::tuning::Tuning;
+use super::admit::{Peer, Verdict};
+pub(crate) use super::bound::{Bound, SocketFile};
+use super::options::{ListenEvent, ListenOptions};
+use super::scheme::fd::listening_family;
+use super::slots::{Held, Place, Slots};
 use crate::channel::Channel;
-use crate::error::Result;
+use crate::error::{Class, Error, Result};
 use crate::interest::Interest;
-use crate::transport::{Endpoint, Socket};
-use crate::watch::{Event, PollSet, Slot, Steps, release};
+use crate::watch::{Event, PollSet};
 
 /// Listens on `address`: on all addresses of a name, with one port.
 ///
@@ -52,6 +51,13 @@ use crate::watch::{Event, PollSet, Slot, Steps, release};
 #[doc(alias = "qio_channel_socket_listen_sync")]
 #[doc(alias = "qio_net_listener_open_sync")]
 pub fn listen(address: &Address, options: &ListenOptions) -> Result<Listener> {
+    let listener = Listener::new(options);
+    listener.add(address)?;
+    Ok(listener)
+}
+
+/// Opens the sockets of an address.
+fn open(address: &Address, options: &ListenOptions) -> Result<Vec<Bound>> {
     let checked = match address.role() {
         Role::Listen => address.check(),
         Role::Connect => {
@@ -64,12 +70,12 @@ pub fn listen(address: &Address, options: &ListenOptions) -> Result<Listener> {
     let Some(listen) = address.scheme().listen else {
         return Err(refused(Refusal::new("it cannot be listened on")));
     };
-    Ok(Listener::new(address.to_string(), listen(address, options)?))
+    listen(address, options)
 }
 
 /// Listening sockets that are accepted from as one.
 ///
-/// `try_accept` from any number of threads, `close` from any. Dropping closes.
+/// Everything from any number of threads at any time. Dropping closes.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -95,17 +101,51 @@ pub fn listen(address: &Address, options: &ListenOptions) -> Result<Listener> {
 /// # }
 /// ```
 ///
+/// It listens until it is [closed](Listener::close), and again when it is
+/// [reopened](Listener::reopen). While it is [paused](Listener::pause) it accepts nobody, and
+/// clients wait in the backlog. Sockets can be [added](Listener::add) all the time.
+///
 /// QEMU's `QIONetListener`.
 #[doc(alias = "QIONetListener")]
 #[derive(Debug)]
 pub struct Listener {
-    name: String,
-    sockets: Vec<Bound>,
+    options: ListenOptions,
+    state: RwLock<State>,
+    /// How many clients may be there at a time, if that is limited.
+    slots: Option<Arc<Slots>>,
     /// Whose turn it is: with one busy socket, the others are served, too.
     turn: AtomicUsize,
-    closed: AtomicBool,
-    /// Ends the waits on sockets that cannot be shut down.
-    closing: Event,
+    /// How often a socket was left untried although it may have a client, and up to which of these
+    /// times all were tried since. An edge-triggered loop is to look again while they differ.
+    misses: AtomicU64,
+    made_good: AtomicU64,
+    refused: AtomicU64,
+    pub(super) backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What it listens on, in errors and events.
+    name: String,
+    /// What the names of accepted channels start with.
+    prefix: Option<Arc<str>>,
+    phase: Phase,
+    sockets: Arc<[Arc<Bound>]>,
+    /// What to open again, with the ports that were chosen.
+    sources: Vec<Address>,
+    /// How often it was closed.
+    closings: u64,
+    is_reopening: bool,
+    /// Raised when anything above has changed, and replaced by a new one then: whoever waits has a
+    /// leg on the old one, and looks again.
+    change: Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Listening,
+    Paused,
+    Closed,
 }
 
 /// A client that was accepted.
@@ -116,119 +156,425 @@ pub struct Accepted {
     pub channel: Arc<dyn Channel>,
     /// Who it is: `tcp://127.0.0.1:51234`, or `unix:/run/x.sock (process 17, user 1000)`.
     pub peer: String,
+    /// The same as data.
+    pub who: Peer,
 }
 
-/// One listening socket.
-#[derive(Debug)]
-pub(crate) struct Bound {
-    slot: Slot,
-    family: AddressFamily,
-    address: Address,
-    origin: Origin,
-}
-
-#[derive(Debug)]
-enum Origin {
-    /// Made here; TCP options were set for all connections.
-    Own,
-    /// Made here, with a file that goes when the socket goes.
-    File(SocketFile),
-    /// Handed over: other processes may listen with it after us.
-    Inherited,
-}
-
-/// The file of a Unix socket, as it was when it was made.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
+/// Making listeners.
 impl Listener {
-    fn new(name: String, sockets: Vec<Bound>) -> Self {
+    /// A listener without any socket yet: nobody comes until some are [added](Listener::add).
+    ///
+    /// ```
+    /// use qio::net::{ListenOptions, Listener};
+    ///
+    /// # fn main() -> qio::Result<()> {
+    /// let listener = Listener::new(&ListenOptions::new());
+    /// listener.add(&"listen:tcp://127.0.0.1:0".parse()?)?;
+    /// listener.add(&"listen:unix:@qio-example-of-two".parse()?)?;
+    /// assert_eq!(listener.local_addresses().len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "qio_net_listener_new")]
+    pub fn new(options: &ListenOptions) -> Self {
+        let state = State {
+            name: "listener".to_owned(),
+            prefix: None,
+            phase: Phase::Listening,
+            sockets: Arc::new([]),
+            sources: Vec::new(),
+            closings: 0,
+            is_reopening: false,
+            change: change_event(),
+        };
         Self {
-            name,
-            sockets,
+            options: options.clone(),
+            state: RwLock::new(state),
+            slots: options.max_connections.map(Slots::new),
             turn: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-            closing: Event::new(),
+            misses: AtomicU64::new(0),
+            made_good: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            backoff: Backoff::default(),
         }
     }
 
+    /// Listens on a further address, with the options of this listener. Who waits for a client
+    /// waits for those that come there, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`]; `Open` when the listener is closed.
+    #[doc(alias = "qio_net_listener_open_sync")]
+    #[doc(alias = "qio_net_listener_add_addresses")]
+    pub fn add(&self, address: &Address) -> Result<()> {
+        let bound = open(address, &self.options)?;
+        let mut state = self.write();
+        if state.phase == Phase::Closed {
+            drop(state);
+            let _ = close_all(&bound.into_iter().map(Arc::new).collect::<Vec<_>>());
+            let error = self.not_listening();
+            return Err(Error::new(Class::Open, "listen", address).because(error));
+        }
+        let source = reopening(address, &bound);
+        state.join(address.to_string(), bound.into_iter().map(Arc::new), [source]);
+        Ok(())
+    }
+
+    /// Listens with a further socket that listens already, whatever its backlog. Who waits for a
+    /// client waits for those that come there, too.
+    ///
+    /// The socket is made non-blocking and close-on-exec. It may be shared with other processes: closing this
+    /// listener does not end their listening.
+    ///
+    /// ```
+    /// use qio::net::{ListenOptions, Listener};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = Listener::new(&ListenOptions::new());
+    /// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// listener.add_fd(socket.into()).map_err(|(error, _fd)| error)?;
+    /// // What does not listen is given back as it was.
+    /// let (error, _fd) = listener.add_fd(std::fs::File::open("/dev/null")?.into()).unwrap_err();
+    /// assert_eq!(error.to_string(), "the descriptor is not a socket");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// With the descriptor given back untouched: `InvalidInput` when it is no stream socket that
+    /// listens, `NotConnected` when the listener is closed.
+    #[doc(alias = "qio_net_listener_add")]
+    pub fn add_fd(&self, fd: OwnedFd) -> std::result::Result<(), (io::Error, OwnedFd)> {
+        let family = match listening_family(&fd) {
+            Ok(family) => family,
+            Err(error) => return Err((error, fd)),
+        };
+        let mut state = self.write();
+        if state.phase == Phase::Closed {
+            drop(state);
+            return Err((self.not_listening(), fd));
+        }
+        let prepared = rustix::io::ioctl_fionbio(&fd, true)
+            .and_then(|()| rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC));
+        if let Err(error) = prepared {
+            return Err((error.into(), fd));
+        }
+        let bound = Bound::adopted(fd, family);
+        let name = bound.address.to_string();
+        state.join(format!("listen:{name}"), [Arc::new(bound)], []);
+        Ok(())
+    }
+
+    /// Takes the sockets over from another listener, which is closed without any of them being
+    /// closed: clients that wait in their backlogs are accepted here, with the options of this
+    /// listener.
+    ///
+    /// ```
+    /// use qio::net::{self, ListenOptions};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let all = net::listen(&"listen:tcp://:0".parse()?, &ListenOptions::new())?;
+    /// let late = net::listen(&"listen:unix:@qio-example-of-merging".parse()?, &ListenOptions::new())?;
+    /// all.merge(&late)?;
+    /// assert_eq!(all.local_addresses().len(), 2);
+    /// assert!(!late.is_listening());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` when either is closed; `InvalidInput` for itself. Nothing has changed then.
+    pub fn merge(&self, other: &Self) -> io::Result<()> {
+        if std::ptr::eq(self, other) {
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("{self}: a listener cannot be merged with itself"),
+            ));
+        }
+        // Never both locks at a time: the other one may be merging with this one.
+        if self.is_closed() {
+            return Err(self.not_listening());
+        }
+        let mut state = other.write();
+        if state.phase == Phase::Closed {
+            drop(state);
+            return Err(other.not_listening());
+        }
+        let sockets = std::mem::replace(&mut state.sockets, Arc::new([]));
+        let sources = std::mem::take(&mut state.sources);
+        let name = state.name.clone();
+        state.close();
+        drop(state);
+        let mut state = self.write();
+        if state.phase == Phase::Closed {
+            // Closed in this very moment: so are the sockets that it would have had.
+            drop(state);
+            let _ = close_all(&sockets);
+            return Err(self.not_listening());
+        }
+        state.join(name, sockets.iter().cloned(), sources);
+        Ok(())
+    }
+
+    /// Sets what the names of channels accepted from now on start with, before the peer:
+    /// `vnc tcp://192.0.2.1:51234`. Names appear in errors and events.
+    #[doc(alias = "qio_net_listener_set_name")]
+    pub fn set_name(&self, name: &str) {
+        self.write().prefix = Some(name.into());
+    }
+}
+
+/// Accepting.
+impl Listener {
     /// The addresses that clients connect to, with the port that was really bound.
     #[doc(alias = "qio_channel_socket_get_local_address")]
     pub fn local_addresses(&self) -> Vec<Address> {
-        self.sockets.iter().map(|bound| bound.address.clone()).collect()
+        self.read().sockets.iter().map(|bound| Address::clone(&bound.address)).collect()
+    }
+
+    /// Whether every client will have an IP address, which a check of
+    /// [networks](super::Admit::networks) is made for: all sockets are TCP sockets.
+    pub fn is_ip(&self) -> bool {
+        self.read().sockets.iter().all(|bound| bound.is_ip())
+    }
+
+    /// Whether every client will have credentials, which a check of
+    /// [users](super::Admit::users) is made for: all sockets are Unix sockets.
+    pub fn is_unix(&self) -> bool {
+        self.read().sockets.iter().all(|bound| bound.family == AddressFamily::UNIX)
+    }
+
+    /// How many clients were refused by [`ListenOptions::admit`] so far.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Accepts a client that is there already.
     ///
-    /// A client that was gone before it could be accepted is not reported: the next one is taken.
+    /// A client that was gone before it could be accepted is not reported, nor is one that is
+    /// refused: the next one is taken.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when nobody is there; `NotConnected` once closed. `EMFILE` and `ENFILE`
+    /// `WouldBlock` when nobody is there, or nobody may come in: paused, or full
+    /// ([`ListenOptions::max_connections`]). `NotConnected` once closed. `EMFILE` and `ENFILE`
     /// ([`is_descriptor_limit`]) mean that a client waits for which there is no descriptor: the
     /// listener stays readable, so the caller has to stop asking until some other one is closed.
     pub fn try_accept(&self) -> io::Result<Accepted> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        for offset in 0..self.sockets.len() {
-            let bound = &self.sockets[(first.wrapping_add(offset)) % self.sockets.len()];
-            match bound.accept() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) if self.is_closed() => return Err(self.not_listening()),
-                Ok(accepted) => {
-                    event!(debug, listener = %self.name, peer = %accepted.peer, "accepted");
-                    return Ok(accepted);
-                }
-                Err(error) => {
-                    event!(warn, listener = %self.name, %error, "a client cannot be accepted");
-                    return Err(error);
-                }
-            }
+        match self.try_place()? {
+            Some(place) => self.take().map(|accepted| accepted.holding(place)),
+            None => self.take(),
         }
-        if self.is_closed() { Err(self.not_listening()) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
-    /// Adds what to poll for clients.
+    /// A place for a client, if there is a limit; would-blocks when all are taken.
+    pub(super) fn try_place(&self) -> io::Result<Option<Place>> {
+        let Some(slots) = &self.slots else { return Ok(None) };
+        if let Some(place) = slots.take() {
+            return Ok(Some(place));
+        }
+        self.miss();
+        Err(if self.is_closed() { self.not_listening() } else { ErrorKind::WouldBlock.into() })
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.is_full())
+    }
+
+    /// Accepts a client without asking for a place.
+    pub(super) fn take(&self) -> io::Result<Accepted> {
+        let misses = self.misses.load(Ordering::Acquire);
+        let state = self.read();
+        let sockets = match state.phase {
+            Phase::Listening => Arc::clone(&state.sockets),
+            Phase::Paused => {
+                self.miss();
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            Phase::Closed => return Err(not_listening(&state)),
+        };
+        let prefix = state.prefix.clone();
+        drop(state);
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut refusals_left = REFUSALS_AT_ONCE;
+        for offset in 0..sockets.len() {
+            let bound = &sockets[(first.wrapping_add(offset)) % sockets.len()];
+            loop {
+                let (fd, who) = match bound.accept() {
+                    Ok(client) => client,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) if self.is_closed() => return Err(self.not_listening()),
+                    // Closed, and replaced since: the new ones have not been tried.
+                    Err(_) if bound.slot.is_empty() => {
+                        self.miss();
+                        break;
+                    }
+                    // The kernel looks for a descriptor first, and for a client then.
+                    Err(error) if is_descriptor_limit(&error) && !bound.has_client() => break,
+                    Err(error) => {
+                        event!(warn, listener = %self, %error, "a client cannot be accepted");
+                        return Err(error);
+                    }
+                };
+                if let Some(Verdict::Refuse(reason)) =
+                    self.options.admit.as_ref().map(|admit| admit.check(&who))
+                {
+                    drop(fd);
+                    self.refuse(&who, &reason);
+                    refusals_left -= 1;
+                    if refusals_left == 0 {
+                        // Others have their turn; whoever waits comes back at once.
+                        self.miss();
+                        return Err(ErrorKind::WouldBlock.into());
+                    }
+                    continue;
+                }
+                let accepted = bound.welcome(fd, who, prefix.as_deref());
+                event!(debug, listener = %self, peer = %accepted.peer, "accepted");
+                return Ok(accepted);
+            }
+        }
+        if self.is_closed() {
+            return Err(self.not_listening());
+        }
+        self.made_good.fetch_max(misses, Ordering::AcqRel);
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn refuse(&self, peer: &Peer, reason: &str) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        event!(info, listener = %self, %peer, reason, "refused");
+        self.tell(&ListenEvent::Refused { peer, reason });
+    }
+
+    /// A socket is left untried that may have a client.
+    pub(super) fn miss(&self) {
+        self.misses.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether nothing was left untried.
+    pub(super) fn tried_all(&self) -> bool {
+        self.made_good.load(Ordering::Acquire) >= self.misses.load(Ordering::Acquire)
+    }
+
+    /// Adds what to poll for clients: nothing that a client could wake while it is paused or full.
     pub fn watch(&self, set: &mut PollSet) {
-        let mut sleeps = false;
-        for bound in &self.sockets {
+        self.watch_unless(self.is_full(), set);
+    }
+
+    /// The same, where clients are of no interest while `is_full`.
+    pub(super) fn watch_unless(&self, is_full: bool, set: &mut PollSet) {
+        if !self.watch_life(set) {
+            return;
+        }
+        if is_full {
+            return self.watch_places(set);
+        }
+        for bound in &*self.read().sockets {
             if let Some(fd) = bound.slot.share() {
                 set.add(&fd, Interest::READ, Interest::READ);
             }
-            sleeps |= !bound.wakes_on_shutdown();
         }
-        if sleeps {
-            self.closing.watch(Interest::READ, set);
-        }
-        // After the legs: what is closed from here on wakes them.
-        if self.is_closed() {
+        if !self.tried_all() {
             set.wake_at(Instant::now());
         }
     }
 
-    /// Waits for a client.
+    /// Adds what wakes when a place is free.
+    pub(super) fn watch_places(&self, set: &mut PollSet) {
+        match &self.slots {
+            Some(slots) => slots.watch(set),
+            None => set.wake_at(Instant::now()),
+        }
+    }
+
+    /// Adds what changes of the listener itself wake; says whether clients are of interest.
+    pub(super) fn watch_life(&self, set: &mut PollSet) -> bool {
+        let state = self.read();
+        match state.phase {
+            Phase::Closed => set.wake_at(Instant::now()),
+            Phase::Listening | Phase::Paused => state.change.watch(Interest::READ, set),
+        }
+        state.phase == Phase::Listening
+    }
+
+    /// Waits for a client. While it is paused, full or starved, that is waited for, too.
     ///
     /// # Errors
     ///
-    /// `TimedOut` when `until` passes; others as [`try_accept`](Listener::try_accept), but never
-    /// `WouldBlock`.
+    /// `TimedOut` when `until` passes, or what accepting reports if it is
+    /// [starved](Listener::is_starved) then; `NotConnected` once closed.
     #[doc(alias = "qio_channel_socket_accept")]
     #[doc(alias = "qio_net_listener_wait_client")]
     pub fn accept(&self, until: Option<Instant>) -> io::Result<Accepted> {
         match crate::watch::run(self.accepting(), until)? {
             std::ops::ControlFlow::Break(result) => result,
-            std::ops::ControlFlow::Continue(_) => {
-                let text = format!("{}: no client came in time", self.name);
-                Err(io::Error::new(ErrorKind::TimedOut, text))
-            }
+            std::ops::ControlFlow::Continue(_) => Err(self.backoff.error().unwrap_or_else(|| {
+                let text = format!("{self}: no client came in time");
+                io::Error::new(ErrorKind::TimedOut, text)
+            })),
         }
     }
 
     /// The accepting of one client, for event loops.
     pub fn accepting(&self) -> Accepting<'_> {
-        Accepting { listener: self }
+        Accepting::new(self)
+    }
+
+    /// Whether clients wait and cannot be accepted for want of descriptors or memory:
+    /// [`accepting`](Listener::accepting) tries again after a while.
+    pub fn is_starved(&self) -> bool {
+        self.backoff.error().is_some()
+    }
+
+    pub(super) fn tell(&self, event: &ListenEvent<'_>) {
+        if let Some(observer) = &self.options.observer {
+            observer.tell(event);
+        }
+    }
+}
+
+/// The life of a listener.
+impl Listener {
+    /// Stops accepting without closing: clients wait in the backlog, and who waits for a client
+    /// goes on waiting. A client that is being accepted at this moment may still come.
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use qio::net;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = net::listen(&"listen:tcp://:0".parse()?, &net::ListenOptions::new())?;
+    /// listener.pause();
+    /// let client = net::connect(&listener.local_addresses()[0], &net::ConnectOptions::new())?;
+    /// assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    /// listener.resume();
+    /// listener.accept(None)?;
+    /// # drop(client);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pause(&self) {
+        self.write().turn(Phase::Listening, Phase::Paused);
+    }
+
+    /// Accepts again, beginning with those that have waited in the backlog.
+    pub fn resume(&self) {
+        self.write().turn(Phase::Paused, Phase::Listening);
+    }
+
+    /// Whether it is not closed; also while it is paused, when clients can connect, too.
+    #[doc(alias = "qio_net_listener_is_connected")]
+    pub fn is_listening(&self) -> bool {
+        !self.is_closed()
+    }
+
+    /// Whether it accepts nobody for now.
+    pub fn is_paused(&self) -> bool {
+        self.read().phase == Phase::Paused
     }
 
     /// Stops listening, from any thread; who waits for a client wakes up with an error.
@@ -242,22 +588,175 @@ impl Listener {
     /// What removing the file reports, except that there is none.
     #[doc(alias = "qio_net_listener_disconnect")]
     pub fn close(&self) -> io::Result<()> {
-        self.closed.store(true, Ordering::Release);
-        let mut result = Ok(());
-        for bound in &self.sockets {
-            result = result.and(bound.close());
+        let mut state = self.write();
+        state.close();
+        let sockets = Arc::clone(&state.sockets);
+        drop(state);
+        close_all(&sockets)
+    }
+
+    /// Listens again after [`close`](Listener::close), on the same addresses: with the port that
+    /// the kernel chose then, and a name resolved anew. Does nothing while it listens.
+    ///
+    /// Sockets that were handed over are gone, and do not come back. All addresses are listened on
+    /// again, or none.
+    ///
+    /// ```
+    /// use qio::net;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = net::listen(&"listen:tcp://:0".parse()?, &net::ListenOptions::new())?;
+    /// let addresses = listener.local_addresses();
+    /// listener.close()?;
+    /// net::connect(&addresses[0], &net::ConnectOptions::new()).unwrap_err();
+    /// listener.reopen()?;
+    /// assert_eq!(listener.local_addresses(), addresses);
+    /// net::connect(&addresses[0], &net::ConnectOptions::new())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`]; `Cancelled` when it is closed meanwhile; `Open` while another thread reopens
+    /// it, and when there is no address to listen on again.
+    pub fn reopen(&self) -> Result<()> {
+        let mut state = self.write();
+        if state.phase != Phase::Closed {
+            return Ok(());
         }
-        self.closing.raise();
+        let failed = |state: &State, class, text: &'static str| {
+            Error::new(class, "listen", &state.name).because(text)
+        };
+        if state.is_reopening {
+            return Err(failed(&state, Class::Open, "it is being reopened already"));
+        }
+        if state.sources.is_empty() {
+            let text = "it had no address, only sockets that were handed over";
+            return Err(failed(&state, Class::Open, text));
+        }
+        state.is_reopening = true;
+        let (sources, closings) = (state.sources.clone(), state.closings);
+        drop(state);
+
+        // Not under the lock: names may have to be waited for.
+        let mut sockets = Vec::new();
+        let mut result = Ok(());
+        for address in &sources {
+            match open(address, &self.options) {
+                Ok(bound) => sockets.extend(bound.into_iter().map(Arc::new)),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        let mut state = self.write();
+        state.is_reopening = false;
+        if result.is_ok() && state.closings != closings {
+            result = Err(failed(&state, Class::Cancelled, "it was closed meanwhile"));
+        }
+        if result.is_ok() {
+            state.phase = Phase::Listening;
+            state.sockets = sockets.into();
+            state.changed();
+        } else {
+            drop(state);
+            // The error to report is the one above.
+            let _ = close_all(&sockets);
+        }
         result
     }
 
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+    pub(super) fn is_closed(&self) -> bool {
+        self.read().phase == Phase::Closed
     }
 
     #[cold]
     fn not_listening(&self) -> io::Error {
-        io::Error::new(ErrorKind::NotConnected, format!("{}: the listener is closed", self.name))
+        not_listening(&self.read())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many clients are refused before others get their turn.
+const REFUSALS_AT_ONCE: u32 = 32;
+
+#[cold]
+fn not_listening(state: &State) -> io::Error {
+    io::Error::new(ErrorKind::NotConnected, format!("{}: the listener is closed", state.name))
+}
+
+impl State {
+    fn join(
+        &mut self,
+        name: String,
+        sockets: impl IntoIterator<Item = Arc<Bound>>,
+        sources: impl IntoIterator<Item = Address>,
+    ) {
+        if self.sockets.is_empty() {
+            self.name = name;
+        }
+        self.sockets = self.sockets.iter().cloned().chain(sockets).collect();
+        self.sources.extend(sources);
+        self.changed();
+    }
+
+    fn turn(&mut self, from: Phase, to: Phase) {
+        if self.phase == from {
+            self.phase = to;
+            self.changed();
+        }
+    }
+
+    fn close(&mut self) {
+        self.phase = Phase::Closed;
+        self.closings += 1;
+        self.changed();
+    }
+
+    fn changed(&mut self) {
+        std::mem::replace(&mut self.change, change_event()).raise();
+    }
+}
+
+/// Made together with its descriptor: what waits for it may be at the limit of them.
+fn change_event() -> Event {
+    let event = Event::new();
+    event.watch(Interest::READ, &mut PollSet::new());
+    event
+}
+
+/// The address to listen on again: any port is the one that was chosen.
+fn reopening(address: &Address, bound: &[Bound]) -> Address {
+    let chosen = bound.first().and_then(|bound| bound.address.port());
+    match (address.port(), chosen) {
+        (None | Some(0), Some(port)) => address.clone().with_port(port),
+        _ => address.clone(),
+    }
+}
+
+/// Closes all, whatever happens to one; gives the first error.
+fn close_all(sockets: &[Arc<Bound>]) -> io::Result<()> {
+    let mut result = Ok(());
+    for bound in sockets {
+        result = result.and(bound.close());
+    }
+    result
+}
+
+impl Accepted {
+    /// The same, with a place that is given back when the channel is closed.
+    pub(super) fn holding(mut self, place: Place) -> Self {
+        self.channel = Held::channel(self.channel, place);
+        self
     }
 }
 
@@ -268,27 +767,6 @@ impl Drop for Listener {
     }
 }
 
-/// The accepting of one client. Dropping it takes nobody away.
-#[derive(Debug)]
-pub struct Accepting<'a> {
-    listener: &'a Listener,
-}
-
-impl Steps for Accepting<'_> {
-    type Output = io::Result<Accepted>;
-
-    fn step(&mut self, _now: Instant) -> Poll<Self::Output> {
-        match self.listener.try_accept() {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
-            result => Poll::Ready(result),
-        }
-    }
-
-    fn watch(&mut self, set: &mut PollSet) {
-        self.listener.watch(set);
-    }
-}
-
 /// Whether an error says that the process (`EMFILE`) or the system (`ENFILE`) is at its limit of
 /// open files.
 pub fn is_descriptor_limit(error: &io::Error) -> bool {
@@ -296,139 +774,8 @@ pub fn is_descriptor_limit(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
-impl Bound {
-    /// A TCP socket of our own that listens, in non-blocking mode, with all options set.
-    pub(crate) fn own(fd: OwnedFd, family: AddressFamily, address: Address) -> Self {
-        Self { slot: Slot::new(fd), family, address, origin: Origin::Own }
-    }
-
-    /// A Unix socket of our own; `file` is `None` for an abstract name.
-    pub(crate) fn unix(fd: OwnedFd, address: Address, file: Option<SocketFile>) -> Self {
-        let origin = file.map_or(Origin::Own, Origin::File);
-        Self { slot: Slot::new(fd), family: AddressFamily::UNIX, address, origin }
-    }
-
-    /// A socket that was handed over, in non-blocking mode.
-    pub(crate) fn inherited(fd: OwnedFd, family: AddressFamily, address: Address) -> Self {
-        Self { slot: Slot::new(fd), family, address, origin: Origin::Inherited }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
-    fn accept(&self) -> io::Result<Accepted> {
-        let fd = self.slot.borrow()?;
-        let (fd, peer) = loop {
-            match accept_once(fd.as_fd(), self.family) {
-                Ok(accepted) => break accepted,
-                // The client was gone before we came; accept(2) lists what TCP reports so.
-                Err(
-                    Errno::INTR
-                    | Errno::CONNABORTED
-                    | Errno::PROTO
-                    | Errno::NOPROTOOPT
-                    | Errno::NETDOWN
-                    | Errno::NETUNREACH
-                    | Errno::HOSTDOWN
-                    | Errno::HOSTUNREACH
-                    | Errno::NONET,
-                ) => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
-        if matches!(self.origin, Origin::Inherited) && self.family != AddressFamily::UNIX {
-            // Who made the socket may have set nothing. A client that has hung up already makes
-            // this fail, and is found out when it is read from.
-            let _ = Tuning::of(&Address::tcp("", 0)).apply(&fd);
-        }
-        let channel = Socket::connected(fd.into(), self.family);
-        let peer = match peer {
-            Some(peer) => Address::of_socket(peer).to_string(),
-            None if self.family == AddressFamily::VSOCK => match channel.peer_address() {
-                Ok(Endpoint::Vsock { cid, port }) => Address::vsock(cid, port).to_string(),
-                _ => self.address.to_string(),
-            },
-            None => match channel.peer_credentials() {
-                Ok(peer) => format!("{} (process {}, user {})", self.address, peer.pid, peer.uid),
-                Err(_) => self.address.to_string(),
-            },
-        };
-        channel.base().set_name(peer.clone());
-        Ok(Accepted { channel: Arc::new(channel), peer })
-    }
-
-    /// Whether closing it wakes who polls it: others may go on listening with an inherited socket,
-    /// and shutdown(2) refuses a listening vsock (vsock_shutdown of the kernel).
-    fn wakes_on_shutdown(&self) -> bool {
-        !matches!(self.origin, Origin::Inherited) && self.family != AddressFamily::VSOCK
-    }
-
-    fn close(&self) -> io::Result<()> {
-        let Some(fd) = self.slot.take() else { return Ok(()) };
-        let mut result = Ok(());
-        if let Origin::File(file) = &self.origin {
-            // While the socket still listens: nobody else takes it for a dead one meanwhile.
-            result = file.remove();
-        }
-        if !matches!(self.origin, Origin::Inherited) {
-            // Wakes every wait on it, and refuses clients although a wait may still own it.
-            let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
-        }
-        result.and(release(fd))
-    }
-}
-
-/// A Unix client is not asked for its address: most have none, and the conversion of one that fills
-/// its structure to the last byte panics in rustix 1.1.
-fn accept_once(
-    fd: BorrowedFd<'_>,
-    family: AddressFamily,
-) -> rustix::io::Result<(OwnedFd, Option<SocketAddr>)> {
-    if family == AddressFamily::INET || family == AddressFamily::INET6 {
-        let (fd, peer) = rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC)?;
-        return Ok((fd, peer.and_then(|peer| peer.try_into().ok())));
-    }
-    Ok((rustix::net::accept_with(fd, SocketFlags::CLOEXEC)?, None))
-}
-
-impl SocketFile {
-    /// Remembers the file at `path`, which is absolute.
-    pub(crate) fn at(path: PathBuf) -> rustix::io::Result<Self> {
-        let identity = identity(&path)?;
-        Ok(Self { path, identity })
-    }
-
-    /// Opens the file with these flags, unless it is no longer this one (`ENOENT`).
-    pub(crate) fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&self.path, flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&fd)?;
-        if (stat.st_dev, stat.st_ino) == self.identity { Ok(fd) } else { Err(Errno::NOENT) }
-    }
-
-    /// Removes the file if it is still this one.
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        match identity(&self.path) {
-            Ok(identity) if identity == self.identity => {}
-            Ok(_) | Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        match rustix::fs::unlink(&self.path) {
-            Err(Errno::NOENT) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-}
-
-fn identity(path: &PathBuf) -> rustix::io::Result<(u64, u64)> {
-    let stat = rustix::fs::lstat(path)?;
-    Ok((stat.st_dev, stat.st_ino))
-}
-
 impl fmt::Display for Listener {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.name)
+        out.write_str(&self.read().name)
     }
 }

@@ -1,10 +1,14 @@
 //! Addresses, and what becomes of them: connections and listeners.
 
+mod accepting;
 mod address;
+mod admit;
 mod bind;
+mod bound;
 mod cancel;
 mod connect;
 mod dial;
+mod handshake;
 mod inet;
 mod layer;
 mod listener;
@@ -14,15 +18,21 @@ mod reconnect;
 mod resolver;
 mod resolving;
 mod scheme;
+mod slots;
 mod socket_setup;
 mod tcp_socket;
 mod tuning;
 
+pub use accepting::Accepting;
 pub use address::{Address, BadValue, Value, parse_duration, parse_size};
+pub use admit::{Admit, Network, Peer, Verdict};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};
-pub use listener::{Accepted, Accepting, Listener, is_descriptor_limit, listen};
-pub use options::{ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenOptions};
+pub use handshake::{Handshake, Handshakes};
+pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
+pub use options::{
+    ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions, Observer,
+};
 pub use reconnect::{Backoff, Jitter, Retry, may_pass};
 pub use resolver::{Family, Lookup, Resolve};
 pub use resolving::{Resolving, resolve};

@@ -1,15 +1,17 @@
 //! What opening and listening take besides an address.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qio_os::InheritedFds;
 
 use super::address::Address;
+use super::admit::{Admit, Peer};
 use super::cancel::Cancel;
 use super::reconnect::Retry;
 use super::scheme::fd;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long opening may take when nothing else is said: long enough for two lost SYN packets and
 /// their retransmissions (after 1 s and 3 s) on any usable path, short enough to be noticed.
@@ -41,7 +43,25 @@ pub struct ConnectOptions {
     pub cancel: Option<Cancel>,
 }
 
-/// How [`listen`](super::listen) opens an address.
+/// How [`listen`](super::listen) opens an address, and whom it lets in.
+///
+/// ```
+/// use qio::net::{Admit, ListenEvent, ListenOptions};
+///
+/// # fn main() -> qio::Result<()> {
+/// let options = ListenOptions::new()
+///     .admit(Admit::networks(["127.0.0.0/8".parse()?]))
+///     .max_connections(100)
+///     .observe(|event| match event {
+///         ListenEvent::Refused { peer, reason } => println!("{peer}: {reason}"),
+///         ListenEvent::Starved { error } => println!("clients wait: {error}"),
+///         _ => {}
+///     });
+/// # let listener = qio::net::listen(&"listen:tcp://:0".parse()?, &options)?;
+/// # drop(listener);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenOptions {
@@ -51,6 +71,46 @@ pub struct ListenOptions {
     pub inherited: Option<Inherited>,
     /// How another thread gives resolving up.
     pub cancel: Option<Cancel>,
+    /// Who is let in; without it, everybody is.
+    pub admit: Option<Admit>,
+    /// How many accepted channels there may be at a time; without it, as many as come.
+    pub max_connections: Option<usize>,
+    /// Who is told what happens to clients that are not handed out.
+    pub observer: Option<Observer>,
+}
+
+/// Something that is told what happens to clients that are not handed out, see
+/// [`ListenOptions::observe`].
+#[derive(Clone)]
+pub struct Observer(Arc<dyn Fn(&ListenEvent<'_>) + Send + Sync>);
+
+/// What a listener tells its observer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ListenEvent<'a> {
+    /// A client was closed because a check refused it.
+    Refused {
+        /// Who it was.
+        peer: &'a Peer,
+        /// Why.
+        reason: &'a str,
+    },
+    /// Clients wait and cannot be accepted, for want of descriptors or memory. Told at the start
+    /// and every 10 seconds while it lasts.
+    Starved {
+        /// What accepting reported.
+        error: &'a std::io::Error,
+    },
+    /// Clients are accepted again.
+    Recovered,
+    /// A client was closed because its handshake failed, took too long, or had to make room.
+    HandshakeFailed {
+        /// Who it was.
+        peer: &'a Peer,
+        /// Why: of [`Class::Timeout`](crate::error::Class::Timeout) when it took too long, of
+        /// [`Class::Cancelled`](crate::error::Class::Cancelled) when it had to make room.
+        error: &'a Error,
+    },
 }
 
 /// A table of inherited descriptors that several attempts share: each descriptor is taken once.
@@ -103,7 +163,14 @@ impl Default for ConnectOptions {
 impl ListenOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { timeout: Some(DEFAULT_TIMEOUT), inherited: None, cancel: None }
+        Self {
+            timeout: Some(DEFAULT_TIMEOUT),
+            inherited: None,
+            cancel: None,
+            admit: None,
+            max_connections: None,
+            observer: None,
+        }
     }
 
     /// Sets how long resolving the name may take; `None` is for ever.
@@ -125,6 +192,45 @@ impl ListenOptions {
     pub fn cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// Sets who is let in: each client is checked before it is handed out, and closed at once if
+    /// it is refused.
+    #[must_use]
+    pub fn admit(mut self, admit: Admit) -> Self {
+        self.admit = Some(admit);
+        self
+    }
+
+    /// Sets how many accepted channels there may be at a time (at least 1); `None` is as many as
+    /// come.
+    ///
+    /// Further clients wait in the backlog of the kernel until a channel is closed or dropped.
+    #[must_use]
+    pub fn max_connections(mut self, limit: impl Into<Option<usize>>) -> Self {
+        self.max_connections = limit.into();
+        self
+    }
+
+    /// Sets who is told what happens to clients that are not handed out.
+    ///
+    /// Runs on the thread that accepts, between two clients: it must not wait.
+    #[must_use]
+    pub fn observe(mut self, observer: impl Fn(&ListenEvent<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Observer(Arc::new(observer)));
+        self
+    }
+}
+
+impl Observer {
+    pub(crate) fn tell(&self, event: &ListenEvent<'_>) {
+        (self.0)(event);
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Observer").finish_non_exhaustive()
     }
 }
 

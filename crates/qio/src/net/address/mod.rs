@@ -263,6 +263,14 @@ impl Address {
         }
     }
 
+    /// The same address with another port, of a scheme that has ports.
+    pub(crate) fn with_port(mut self, port: u16) -> Self {
+        if let Some(word) = self.target.get_mut(1) {
+            *word = port.to_string().into_bytes();
+        }
+        self
+    }
+
     pub(crate) fn role(&self) -> Role {
         self.role
     }

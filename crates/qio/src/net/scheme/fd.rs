@@ -222,7 +222,7 @@ fn take<'a>(
     Ok((table, taken))
 }
 
-fn listening_family(fd: &OwnedFd) -> io::Result<AddressFamily> {
+pub(crate) fn listening_family(fd: &OwnedFd) -> io::Result<AddressFamily> {
     let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
     let kind = sockopt::socket_type(fd).map_err(|error| match error {
         Errno::NOTSOCK => invalid("the descriptor is not a socket"),

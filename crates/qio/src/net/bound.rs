@@ -1,0 +1,205 @@
+//! One listening socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags};
+
+use super::address::Address;
+use super::admit::Peer;
+use super::listener::Accepted;
+use super::tuning::Tuning;
+use crate::channel::Channel;
+use crate::transport::Socket;
+use crate::watch::{Slot, release};
+
+/// One listening socket.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(super) slot: Slot,
+    pub(super) family: AddressFamily,
+    pub(super) address: Arc<Address>,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// Made here; TCP options were set for all connections.
+    Own,
+    /// Made here, with a file that goes when the socket goes.
+    File(SocketFile),
+    /// Handed over: other processes may listen with it after us.
+    Inherited,
+}
+
+/// The file of a Unix socket, as it was when it was made.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Bound {
+    /// A TCP socket of our own that listens, in non-blocking mode, with all options set.
+    pub(crate) fn own(fd: OwnedFd, family: AddressFamily, address: Address) -> Self {
+        Self::new(fd, family, address, Origin::Own)
+    }
+
+    /// A Unix socket of our own; `file` is `None` for an abstract name.
+    pub(crate) fn unix(fd: OwnedFd, address: Address, file: Option<SocketFile>) -> Self {
+        let origin = file.map_or(Origin::Own, Origin::File);
+        Self::new(fd, AddressFamily::UNIX, address, origin)
+    }
+
+    /// A socket that was handed over, in non-blocking mode.
+    pub(crate) fn inherited(fd: OwnedFd, family: AddressFamily, address: Address) -> Self {
+        Self::new(fd, family, address, Origin::Inherited)
+    }
+
+    /// A socket that listens and was handed over, in non-blocking mode.
+    pub(super) fn adopted(fd: OwnedFd, family: AddressFamily) -> Self {
+        let local = rustix::net::getsockname(&fd).ok().filter(|_| is_ip(family));
+        let local = local.and_then(|local| SocketAddr::try_from(local).ok());
+        let number = fd.as_raw_fd().unsigned_abs();
+        let local = local.map_or_else(|| Address::fd(number), Address::of_socket);
+        Self::inherited(fd, family, local)
+    }
+
+    fn new(fd: OwnedFd, family: AddressFamily, address: Address, origin: Origin) -> Self {
+        Self { slot: Slot::new(fd), family, address: Arc::new(address), origin }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) fn is_ip(&self) -> bool {
+        is_ip(self.family)
+    }
+
+    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
+        let fd = self.slot.borrow()?;
+        let (fd, peer) = loop {
+            match accept_once(fd.as_fd(), self.family) {
+                Ok(accepted) => break accepted,
+                // The client was gone before we came; accept(2) lists what TCP reports so.
+                Err(
+                    Errno::INTR
+                    | Errno::CONNABORTED
+                    | Errno::PROTO
+                    | Errno::NOPROTOOPT
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::HOSTDOWN
+                    | Errno::HOSTUNREACH
+                    | Errno::NONET,
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let mut peer = Peer::new(Arc::clone(&self.address), peer);
+        if self.family == AddressFamily::UNIX {
+            peer = peer.with_credentials_of(fd.as_fd());
+        } else if self.family == AddressFamily::VSOCK {
+            peer = peer.with_name_of(fd.as_fd());
+        }
+        Ok((fd, peer))
+    }
+
+    /// Makes a channel of a client.
+    pub(super) fn welcome(&self, fd: OwnedFd, who: Peer, prefix: Option<&str>) -> Accepted {
+        if matches!(self.origin, Origin::Inherited) && self.family != AddressFamily::UNIX {
+            // Who made the socket may have set nothing. A client that has hung up already makes
+            // this fail, and is found out when it is read from.
+            let _ = Tuning::of(&Address::tcp("", 0)).apply(&fd);
+        }
+        let channel = Socket::connected(fd.into(), self.family);
+        let peer = who.to_string();
+        channel.base().set_name(match prefix {
+            Some(prefix) => format!("{prefix} {peer}"),
+            None => peer.clone(),
+        });
+        Accepted { channel: Arc::new(channel), peer, who }
+    }
+
+    /// Whether a client waits.
+    pub(super) fn has_client(&self) -> bool {
+        let Some(fd) = self.slot.try_borrow() else { return false };
+        let mut fds = [PollFd::new(&*fd, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // When in doubt, there is one.
+        !matches!(rustix::event::poll(&mut fds, Some(&at_once)), Ok(0))
+    }
+
+    pub(super) fn close(&self) -> io::Result<()> {
+        let Some(fd) = self.slot.take() else { return Ok(()) };
+        let mut result = Ok(());
+        if let Origin::File(file) = &self.origin {
+            // While the socket still listens: nobody else takes it for a dead one meanwhile.
+            result = file.remove();
+        }
+        if !matches!(self.origin, Origin::Inherited) {
+            // Wakes every wait on it, and refuses clients although a wait may still own it.
+            let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
+        }
+        result.and(release(fd))
+    }
+}
+
+/// A Unix client is not asked for its address: most have none, and the conversion of one that fills
+/// its structure to the last byte panics in rustix 1.1.
+fn accept_once(
+    fd: BorrowedFd<'_>,
+    family: AddressFamily,
+) -> rustix::io::Result<(OwnedFd, Option<SocketAddr>)> {
+    if is_ip(family) {
+        let (fd, peer) = rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC)?;
+        return Ok((fd, peer.and_then(|peer| peer.try_into().ok())));
+    }
+    Ok((rustix::net::accept_with(fd, SocketFlags::CLOEXEC)?, None))
+}
+
+fn is_ip(family: AddressFamily) -> bool {
+    family == AddressFamily::INET || family == AddressFamily::INET6
+}
+
+impl SocketFile {
+    /// Remembers the file at `path`, which is absolute.
+    pub(crate) fn at(path: PathBuf) -> rustix::io::Result<Self> {
+        let identity = identity(&path)?;
+        Ok(Self { path, identity })
+    }
+
+    /// Opens the file with these flags, unless it is no longer this one (`ENOENT`).
+    pub(crate) fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if (stat.st_dev, stat.st_ino) == self.identity { Ok(fd) } else { Err(Errno::NOENT) }
+    }
+
+    /// Removes the file if it is still this one.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match identity(&self.path) {
+            Ok(identity) if identity == self.identity => {}
+            Ok(_) | Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        match rustix::fs::unlink(&self.path) {
+            Err(Errno::NOENT) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+fn identity(path: &PathBuf) -> rustix::io::Result<(u64, u64)> {
+    let stat = rustix::fs::lstat(path)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
