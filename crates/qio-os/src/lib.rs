@@ -12,6 +12,7 @@
 mod block;
 mod capability;
 mod close;
+mod error_queue;
 mod heap;
 mod inherited;
 mod peer;
@@ -21,6 +22,10 @@ mod spawn;
 pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
+pub use error_queue::{
+    Confirmation, ErrorMessage, enable_zero_copy, parse_error_message, read_error_queue,
+    send_zero_copy,
+};
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};
 pub use peer::peer_credentials;
