@@ -5,13 +5,15 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::check::{check_read, check_write, invalid, require};
 use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
     write_more, write_op, write_rest,
 };
 use super::wait::{until_done, wait};
-use super::{Channel, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use super::{Channel, Confirmed, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp, owned};
 use crate::interest::{Interest, Readiness};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
@@ -402,6 +404,65 @@ pub trait ChannelExt: Channel {
         Ok(())
     }
 
+    /// Writes some of the bytes of buffers that the channel may keep, at least one.
+    ///
+    /// On a channel with [`Features::ZERO_COPY`] the kernel sends from the buffers themselves. The
+    /// channel holds a share of each until the kernel has confirmed the send: since nobody can
+    /// change a [`Bytes`], what goes out is what was written, and memory that is lent with
+    /// [`Bytes::from_owner`] is given back exactly then. Everywhere else, and when the kernel
+    /// refuses, the bytes are copied. [`confirm_all`](ChannelExt::confirm_all) waits for the
+    /// confirmations and says what happened.
+    ///
+    /// Pays for large buffers on a network device that can gather; a copy of less than some
+    /// 16 KiB costs less than the notifications. Descriptors cannot travel with an owned write.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write). `WouldBlock` also when too much is unconfirmed (see
+    /// [`Socket`](crate::transport::Socket)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use qio::{ChannelExt, transport::Socket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (left, right) = Socket::pair()?;
+    /// let page = Bytes::from(vec![7; 4096]);
+    /// left.write_all_owned(&[page.clone()])?;
+    /// // A Unix socket cannot send without a copy, and says so.
+    /// assert!(left.confirm_all(None)?.copied);
+    ///
+    /// let mut buf = [0; 4096];
+    /// right.read_exact(&mut buf)?;
+    /// assert_eq!(page, buf[..]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn write_owned(&self, bufs: &[Bytes]) -> Result<usize> {
+        owned::write(self.as_channel(), bufs, WriteFlags::empty())
+    }
+
+    /// Writes some of the bytes of buffers that the channel may keep, with flags.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_owned`](ChannelExt::write_owned).
+    fn write_owned_with(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+        owned::write(self.as_channel(), bufs, flags)
+    }
+
+    /// Writes all of the buffers, which the channel may keep, waiting in either mode: also for
+    /// confirmations, when too much is unconfirmed.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_all`](ChannelExt::write_all).
+    fn write_all_owned(&self, bufs: &[Bytes]) -> Result<()> {
+        owned::write_all(self.as_channel(), bufs)
+    }
+
     /// Waits until one of the wanted conditions, a hang-up or an error is there.
     ///
     /// # Errors
@@ -430,6 +491,20 @@ pub trait ChannelExt: Channel {
     /// `TimedOut`, and those of [`Channel::flush`] but `WouldBlock`.
     fn flush_all(&self, deadline: Option<Instant>) -> Result<()> {
         until_done(self.as_channel(), deadline, |channel| channel.flush())
+    }
+
+    /// Repeats [`Channel::confirm`] until no owned buffer is in use any more, or the deadline has
+    /// passed.
+    ///
+    /// A confirmation says that the kernel needs the buffers no more: on TCP, because the peer has
+    /// acknowledged the bytes, or because the connection failed.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, `NotConnected` once closed, and those of [`Channel::confirm`] but `WouldBlock`.
+    #[doc(alias = "qio_channel_flush")]
+    fn confirm_all(&self, deadline: Option<Instant>) -> Result<Confirmed> {
+        until_done(self.as_channel(), deadline, |channel| channel.confirm())
     }
 }
 

@@ -12,6 +12,7 @@ mod null;
 mod pipe;
 mod socket;
 mod terminal;
+mod zero_copy;
 
 pub use buffer::Buffer;
 pub use child::{Access, Child, Command, Stderr};
