@@ -36,9 +36,10 @@ use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
 ///
 /// [`write_owned`](crate::ChannelExt::write_owned) sends from the buffers themselves
 /// (`MSG_ZEROCOPY`, with `SO_ZEROCOPY` set by the first such write) and keeps shares of them until
-/// the kernel has confirmed the send on the error queue of the socket, which is looked at by every
-/// later owned write, [`flush`](Channel::flush), [`confirm`](Channel::confirm) and wait; messages
-/// of other kinds on that queue are thrown away. `flush` and `confirm` wait for all confirmations.
+/// the kernel has confirmed the send on the error queue of the socket. That is looked at by every
+/// [`flush`](Channel::flush), [`confirm`](Channel::confirm) and wait, and by an owned write while 8
+/// sends or more are unconfirmed; messages of other kinds on it are thrown away. `flush` and
+/// `confirm` wait for all confirmations.
 ///
 /// - One owned write makes one send of at most 1 MiB. It never waits in the kernel.
 /// - It would-blocks while 16 MiB or 1024 sends are unconfirmed, and while the kernel has no memory

@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn a_hang_up_does_not_make_the_keeper_spin() {
+        let (fd, ledger, _receiver, _) = stuffed();
+        rustix::net::shutdown(&fd, rustix::net::Shutdown::Both).unwrap();
+        let now = Instant::now();
+        let mut lingering = Lingering::new(fd, ledger, now + LINGER);
+        assert!(!lingering.is_done(now));
+        let mut set = PollSet::new();
+        lingering.watch(&mut set);
+        set.poll(Some(now + Duration::from_millis(30))).unwrap();
+        assert!(set.legs().iter().all(|leg| leg.fired().is_empty()), "{set:?}");
+    }
+
+    #[test]
     fn what_is_late_is_reset_and_gives_its_buffers_back() {
         let (fd, ledger, mut receiver, total) = stuffed();
         let now = Instant::now();

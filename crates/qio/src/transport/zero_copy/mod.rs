@@ -36,6 +36,10 @@ pub(super) const UNCONFIRMED_SENDS: usize = 1024;
 /// `RLIMIT_MEMLOCK` (8 MiB by default), also what it does not take.
 const SEND_BYTES: usize = 1 << 20;
 
+/// How many sends may pass without a look at what was confirmed: one costs about as much as copying
+/// 4 KiB.
+const LOOK_EVERY: usize = 8;
+
 /// The sends of one socket that had owned buffers written to it.
 ///
 /// The lock is held over attempts, none of which waits, so that the numbers of the kernel and ours
@@ -112,7 +116,7 @@ impl ZeroCopy {
             if state.support == Support::Absent {
                 return Ok(Attempt::Copy);
             }
-            if !state.ledger.is_settled() {
+            if state.ledger.sends() >= LOOK_EVERY {
                 state.drain(fd, released)?;
             }
             let room = UNCONFIRMED_BYTES.saturating_sub(state.ledger.bytes());
@@ -384,4 +388,62 @@ fn held(bufs: &[Bytes], sent: usize) -> Held {
         held.push(buf.clone());
     }
     held
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn pair() -> (SharedFd, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (SharedFd::new(OwnedFd::from(left)), listener.accept().unwrap().0)
+    }
+
+    fn kind(result: Result<Attempt>) -> Option<ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn bytes_and_sends_that_are_not_confirmed_have_a_limit() {
+        let byte = [Bytes::from_static(b"x")];
+        for (sends, bytes) in [(1, UNCONFIRMED_BYTES), (UNCONFIRMED_SENDS, 1)] {
+            let zero_copy = ZeroCopy::new();
+            let pretend = |sends: usize| {
+                let ledger = &mut zero_copy.lock().ledger;
+                (0..sends).for_each(|_| ledger.sent(Held::new(), bytes));
+            };
+            pretend(sends - 1);
+            let (fd, _peer) = pair();
+            assert!(matches!(zero_copy.send(fd.as_fd(), &byte), Ok(Attempt::Sent(1))));
+
+            pretend(1);
+            let full = zero_copy.send(fd.as_fd(), &byte);
+            assert_eq!(kind(full), Some(ErrorKind::WouldBlock));
+        }
+    }
+
+    #[test]
+    fn the_last_send_within_the_limit_of_bytes_is_cut_to_it() {
+        let (fd, _peer) = pair();
+        let zero_copy = ZeroCopy::new();
+        zero_copy.lock().ledger.sent(Held::new(), UNCONFIRMED_BYTES - 5);
+        let sent = zero_copy.send(fd.as_fd(), &[Bytes::from_static(b"more than five")]);
+        assert!(matches!(sent, Ok(Attempt::Sent(5))));
+    }
+
+    #[test]
+    fn nothing_is_sent_once_the_account_was_closed() {
+        let (fd, _peer) = pair();
+        let zero_copy = ZeroCopy::new();
+        zero_copy.close(SharedFd::clone(&fd)).unwrap();
+        // A call that borrowed the descriptor before the close, and came to the lock after it.
+        let late = zero_copy.send(fd.as_fd(), &[Bytes::from_static(b"x")]);
+        assert_eq!(kind(late), Some(ErrorKind::NotConnected));
+        let late = zero_copy.confirm(fd.as_fd()).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::NotConnected);
+    }
 }
