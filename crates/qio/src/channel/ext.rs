@@ -413,8 +413,9 @@ pub trait ChannelExt: Channel {
     /// refuses, the bytes are copied. [`confirm_all`](ChannelExt::confirm_all) waits for the
     /// confirmations and says what happened.
     ///
-    /// Pays for large buffers on a network device that can gather; a copy of less than some
-    /// 16 KiB costs less than the notifications. Descriptors cannot travel with an owned write.
+    /// Pays at best for large buffers (Linux says: above some 10 KiB) on a network device that
+    /// sends from scattered memory; on the loopback device the kernel copies in any case, at a
+    /// higher price. Descriptors cannot travel with an owned write.
     ///
     /// # Errors
     ///

@@ -28,16 +28,16 @@ use crate::watch::{LOOK_AGAIN, PollSet, SharedFd, closed, release};
 /// was raised.
 pub(super) const UNCONFIRMED_BYTES: usize = 16 << 20;
 
-/// How many sends of one socket may be unconfirmed: 16 KiB each, less than which is better copied,
-/// make up the limit of bytes.
+/// How many sends of one socket may be unconfirmed: 16 KiB each make up the limit of bytes, and what
+/// is much smaller is better copied (above 10 KiB it pays, says msg_zerocopy.rst of Linux).
 pub(super) const UNCONFIRMED_SENDS: usize = 1024;
 
 /// How much is given to the kernel at once. It counts the whole of a send against
 /// `RLIMIT_MEMLOCK` (8 MiB by default), also what it does not take.
 const SEND_BYTES: usize = 1 << 20;
 
-/// How many sends may pass without a look at what was confirmed: one costs about as much as copying
-/// 4 KiB.
+/// How many sends may be unconfirmed without a look at what was confirmed, which is a system call
+/// for each message and one more.
 const LOOK_EVERY: usize = 8;
 
 /// The sends of one socket that had owned buffers written to it.
