@@ -244,6 +244,8 @@ impl Socket {
         self.base.features().contains(Features::FD_PASS)
     }
 
+    // Kept out of the readers' way, who are most of those that wait.
+    #[cold]
     #[inline(never)]
     fn watch_special(&self, fd: &SharedFd, interest: Interest, set: &mut PollSet) -> Readiness {
         match self.zero_copy.get() {
@@ -475,7 +477,6 @@ impl Channel for Socket {
 }
 
 impl Drop for Socket {
-    #[inline]
     fn drop(&mut self) {
         // Otherwise the descriptor may simply go.
         if self.zero_copy.get().is_some_and(|zero_copy| zero_copy.unconfirmed_bytes() > 0) {
