@@ -120,18 +120,21 @@ fn is_not(flag: &str, address: &Address, kind: &str) -> Failure {
 
 /// The number of a user, by number or name.
 pub(crate) fn user(text: &str) -> Result<u32, String> {
-    id(text, "user", |name| uzers::get_user_by_name(name).map(|user| user.uid()))
+    id(text, "user", qio_os::user_id)
 }
 
 /// The number of a group, by number or name.
 pub(crate) fn group(text: &str) -> Result<u32, String> {
-    id(text, "group", |name| uzers::get_group_by_name(name).map(|group| group.gid()))
+    id(text, "group", qio_os::group_id)
 }
 
 /// (uid_t) -1 is nobody's: system calls take it for "no change".
-fn id(text: &str, what: &str, find: impl FnOnce(&str) -> Option<u32>) -> Result<u32, String> {
+fn id(text: &str, what: &str, find: fn(&OsStr) -> io::Result<Option<u32>>) -> Result<u32, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let id = if is_number { text.parse().ok() } else { find(text) };
+    let id = match is_number {
+        true => text.parse().ok(),
+        false => find(OsStr::new(text)).map_err(|error| plain(&error))?,
+    };
     id.filter(|&id| id != u32::MAX).ok_or_else(|| match is_number {
         true => format!("no {what} has this number"),
         false => format!("there is no {what} of this name"),

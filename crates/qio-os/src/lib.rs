@@ -15,6 +15,7 @@ mod block;
 mod capability;
 mod close;
 mod environment;
+mod error_queue;
 mod getaddrinfo;
 mod heap;
 mod inherited;
@@ -32,6 +33,10 @@ pub use block::block_device_len;
 pub use capability::Capability;
 pub use close::close;
 pub use environment::take_variables;
+pub use error_queue::{
+    Confirmation, ErrorMessage, enable_zero_copy, parse_error_message, read_error_queue,
+    send_zero_copy,
+};
 pub use getaddrinfo::{LookupError, LookupHints, lookup};
 pub use heap::trim_heap;
 pub use inherited::{InheritedFds, take_inherited};

@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use qio::channel::Base;
 use qio::watch::{PollSet, SharedFd};
-use qio::{Channel, Direction, Interest, Mode, ReadFlags, ReadOp, Readiness, WriteOp};
+use qio::{
+    Bytes, Channel, Confirmed, Direction, Interest, Mode, ReadFlags, ReadOp, Readiness, WriteFlags,
+    WriteOp,
+};
 
 /// What a [`Chaos`] channel does; nothing of it breaks the contract of a channel.
 ///
@@ -186,6 +189,20 @@ impl<C: Channel> Channel for Chaos<C> {
         self.inner.try_write(&mut op.forward(&bufs))
     }
 
+    fn try_write_owned(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+        let mut room = self.room(&self.writes)?;
+        let mut parts = Vec::new();
+        for buf in bufs {
+            let part = buf.slice(..buf.len().min(room));
+            room -= part.len();
+            parts.push(part);
+            if room == 0 {
+                break;
+            }
+        }
+        self.inner.try_write_owned(&parts, flags)
+    }
+
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
         let watch = self.watches.fetch_add(1, Ordering::Relaxed) + 1;
         if self.plan.spurious_every.is_some_and(|n| watch.is_multiple_of(n)) {
@@ -229,6 +246,11 @@ impl<C: Channel> Channel for Chaos<C> {
     fn flush(&self) -> Result<()> {
         self.call()?;
         self.inner.flush()
+    }
+
+    fn confirm(&self) -> Result<Confirmed> {
+        self.call()?;
+        self.inner.confirm()
     }
 
     fn seek(&self, to: SeekFrom) -> Result<u64> {

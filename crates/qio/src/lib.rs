@@ -37,8 +37,10 @@ mod task;
 pub mod transport;
 pub mod watch;
 
+pub use bytes::Bytes;
 pub use channel::{
-    Channel, ChannelExt, FdSink, Features, Io, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
+    Channel, ChannelExt, Confirmed, FdSink, Features, Io, Mode, ReadFlags, ReadOp, WriteFlags,
+    WriteOp,
 };
 pub use error::{Error, Result};
 pub use interest::{Direction, Interest, Readiness};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use qio::{
-    Channel, ChannelExt, Direction, FdSink, Features, Interest, Mode, ReadFlags, Readiness,
-    WriteFlags,
+    Bytes, Channel, ChannelExt, Confirmed, Direction, FdSink, Features, Interest, Mode, ReadFlags,
+    Readiness, WriteFlags,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -166,6 +166,32 @@ impl<C: Channel> AsyncChannel<C> {
         fds: &[BorrowedFd<'_>],
     ) -> Result<usize> {
         self.write.write_with(bufs, flags, fds).await
+    }
+
+    /// Writes some of the bytes of buffers that the channel may keep, without a copy where it can.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::write_owned`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: it has sent nothing then.
+    pub async fn write_owned(&mut self, bufs: &[Bytes]) -> Result<usize> {
+        self.write.write_owned(bufs).await
+    }
+
+    /// Waits until no owned buffer is in use any more, and says whether any was copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::confirm_all`], without a deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: the next call gives the answer.
+    pub async fn confirm(&mut self) -> Result<Confirmed> {
+        self.write.confirm().await
     }
 }
 
@@ -349,6 +375,51 @@ impl<C: Channel> WriteHalf<C> {
         fds: &[BorrowedFd<'_>],
     ) -> Result<usize> {
         poll_fn(|cx| self.poll_write_with(cx, bufs, flags, fds)).await
+    }
+
+    /// Writes owned buffers as [`AsyncChannel::write_owned`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::write_owned`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: it has sent nothing then.
+    pub async fn write_owned(&mut self, bufs: &[Bytes]) -> Result<usize> {
+        if self.hub.storage.is_some() {
+            let slices: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+            let n = self.write_with(&slices, WriteFlags::empty(), &[]).await?;
+            if n > 0 {
+                self.hub.channel.base().note_copied();
+            }
+            return Ok(n);
+        }
+        let Self { hub, side } = self;
+        poll_fn(|cx| {
+            hub.poll(side, (Call::Transfer, Interest::WRITE), cx, |channel| {
+                channel.write_owned_with(bufs, WriteFlags::NONBLOCK)
+            })
+        })
+        .await
+    }
+
+    /// Waits for confirmations as [`AsyncChannel::confirm`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::confirm_all`], without a deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: the next call gives the answer.
+    pub async fn confirm(&mut self) -> Result<Confirmed> {
+        let Self { hub, side } = self;
+        poll_fn(|cx| {
+            ready!(hub.poll_flush_storage(cx))?;
+            hub.poll(side, (Call::Flush, Interest::WRITE), cx, |channel| channel.confirm())
+        })
+        .await
     }
 
     fn poll_write_with(

@@ -28,6 +28,7 @@ pub struct Base {
     features: Features,
     non_blocking: AtomicBool,
     waiting: AtomicU8,
+    copied: AtomicBool,
     name: ArcSwapOption<String>,
     corks: Mutex<u32>,
 }
@@ -45,6 +46,7 @@ impl Base {
             features,
             non_blocking: AtomicBool::new(false),
             waiting: AtomicU8::new(0),
+            copied: AtomicBool::new(false),
             name: ArcSwapOption::empty(),
             corks: Mutex::new(0),
         }
@@ -76,6 +78,18 @@ impl Base {
     /// Records the mode. For implementations of [`Channel::set_mode`](super::Channel::set_mode).
     pub fn set_mode(&self, mode: Mode) {
         self.non_blocking.store(mode == Mode::NonBlocking, Ordering::Relaxed);
+    }
+
+    /// Records that bytes of an owned write were copied. For implementations of
+    /// [`Channel::try_write_owned`](super::Channel::try_write_owned).
+    pub fn note_copied(&self) {
+        self.copied.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bytes of an owned write were copied since the last call. For implementations of
+    /// [`Channel::confirm`](super::Channel::confirm).
+    pub fn take_copied(&self) -> bool {
+        self.copied.swap(false, Ordering::Relaxed)
     }
 
     /// Marks that somebody waits for `interest` until the guard is dropped.

@@ -5,6 +5,8 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::check::{check_read, check_write, invalid, require};
 use super::peek::peek_at_least;
 use super::transfer::{
@@ -12,7 +14,9 @@ use super::transfer::{
     write_more, write_op, write_rest,
 };
 use super::wait::{until_done, wait};
-use super::{Channel, Corked, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use super::{
+    Channel, Confirmed, Corked, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp, owned,
+};
 use crate::interest::{Interest, Readiness};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
@@ -426,6 +430,66 @@ pub trait ChannelExt: Channel {
         Ok(())
     }
 
+    /// Writes some of the bytes of buffers that the channel may keep, at least one.
+    ///
+    /// On a channel with [`Features::ZERO_COPY`] the kernel sends from the buffers themselves. The
+    /// channel holds a share of each until the kernel has confirmed the send: since nobody can
+    /// change a [`Bytes`], what goes out is what was written, and memory that is lent with
+    /// [`Bytes::from_owner`] is given back exactly then. Everywhere else, and when the kernel
+    /// refuses, the bytes are copied. [`confirm_all`](ChannelExt::confirm_all) waits for the
+    /// confirmations and says what happened.
+    ///
+    /// Pays at best for large buffers (Linux says: above some 10 KiB) on a network device that
+    /// sends from scattered memory; on the loopback device the kernel copies in any case, at a
+    /// higher price. Descriptors cannot travel with an owned write.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write). `WouldBlock` also when too much is unconfirmed (see
+    /// [`Socket`](crate::transport::Socket)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use qio::{ChannelExt, transport::Socket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (left, right) = Socket::pair()?;
+    /// let page = Bytes::from(vec![7; 4096]);
+    /// left.write_all_owned(&[page.clone()])?;
+    /// // A Unix socket cannot send without a copy, and says so.
+    /// assert!(left.confirm_all(None)?.copied);
+    ///
+    /// let mut buf = [0; 4096];
+    /// right.read_exact(&mut buf)?;
+    /// assert_eq!(page, buf[..]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn write_owned(&self, bufs: &[Bytes]) -> Result<usize> {
+        owned::write(self.as_channel(), bufs, WriteFlags::empty())
+    }
+
+    /// Writes some of the bytes of buffers that the channel may keep, with flags.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_owned`](ChannelExt::write_owned).
+    fn write_owned_with(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+        owned::write(self.as_channel(), bufs, flags)
+    }
+
+    /// Writes all of the buffers, which the channel may keep, waiting in either mode: also for
+    /// confirmations, when too much is unconfirmed.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_all`](ChannelExt::write_all).
+    fn write_all_owned(&self, bufs: &[Bytes]) -> Result<()> {
+        owned::write_all(self.as_channel(), bufs)
+    }
+
     /// Holds partial packets back for as long as the guard lives, so that a header and its data
     /// leave together: a hint, like [`Channel::set_cork`].
     ///
@@ -480,6 +544,20 @@ pub trait ChannelExt: Channel {
     /// `TimedOut`, and those of [`Channel::flush`] but `WouldBlock`.
     fn flush_all(&self, deadline: Option<Instant>) -> Result<()> {
         until_done(self.as_channel(), deadline, |channel| channel.flush())
+    }
+
+    /// Repeats [`Channel::confirm`] until no owned buffer is in use any more, or the deadline has
+    /// passed.
+    ///
+    /// A confirmation says that the kernel needs the buffers no more: on TCP, because the peer has
+    /// acknowledged the bytes, or because the connection failed.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, `NotConnected` once closed, and those of [`Channel::confirm`] but `WouldBlock`.
+    #[doc(alias = "qio_channel_flush")]
+    fn confirm_all(&self, deadline: Option<Instant>) -> Result<Confirmed> {
+        until_done(self.as_channel(), deadline, |channel| channel.confirm())
     }
 }
 

@@ -26,6 +26,9 @@ bitflags! {
         /// A read that filled less than it had room for, and brought no descriptors, has taken all
         /// there was: an edge-triggered loop may wait for the next edge without another attempt.
         const DRAINS = 1 << 7;
+        /// Owned buffers are sent without a copy where the kernel can. Without it they are copied.
+        #[doc(alias = "QIO_CHANNEL_FEATURE_WRITE_ZERO_COPY")]
+        const ZERO_COPY = 1 << 9;
     }
 }
 

@@ -5,7 +5,9 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Base, Channel, Mode, ReadOp, WriteOp};
+use bytes::Bytes;
+
+use super::{Base, Channel, Confirmed, Mode, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{PollSet, SharedFd};
 
@@ -27,6 +29,10 @@ macro_rules! forward_to_target {
             #[inline]
             fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
                 (**self).try_write(op)
+            }
+
+            fn try_write_owned(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+                (**self).try_write_owned(bufs, flags)
             }
 
             fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
@@ -59,6 +65,10 @@ macro_rules! forward_to_target {
 
             fn flush(&self) -> Result<()> {
                 (**self).flush()
+            }
+
+            fn confirm(&self) -> Result<Confirmed> {
+                (**self).confirm()
             }
 
             fn seek(&self, to: SeekFrom) -> Result<u64> {

@@ -10,6 +10,7 @@ mod features;
 mod forward;
 mod io;
 mod op;
+mod owned;
 mod peek;
 mod transfer;
 mod wait;
@@ -20,6 +21,8 @@ use std::io::{Result, SeekFrom};
 use std::net::Shutdown;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 pub use base::{Base, Mode};
 pub use corked::Corked;
 pub use credentials::PeerCredentials;
@@ -28,6 +31,8 @@ pub use fd_sink::{FdSink, MAX_FDS_PER_MESSAGE};
 pub use features::Features;
 pub use io::Io;
 pub use op::{ReadFlags, ReadOp, WriteFlags, WriteOp};
+pub use owned::Confirmed;
+pub(crate) use owned::copy as copy_owned;
 
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{LOOK_AGAIN, PollSet, SharedFd};
@@ -166,6 +171,17 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     #[doc(alias = "qio_channel_writev_full")]
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize>;
 
+    /// Writes once from buffers that the channel may keep, without a copy where it can.
+    ///
+    /// The channel holds its own shares of the buffers until nothing reads them any more, and says
+    /// with [`confirm`](Channel::confirm) when that is. By default the bytes are copied: that is
+    /// right for every layer that has to see them.
+    ///
+    /// There is at least one byte, in the first buffer.
+    fn try_write_owned(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+        owned::copy(self.as_channel(), bufs, flags)
+    }
+
     /// Says which of the wanted conditions hold now without asking the kernel (buffered data, an
     /// end that was seen, a closed channel), and otherwise adds to `set` what to poll.
     ///
@@ -261,6 +277,16 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     #[doc(alias = "qio_channel_flush")]
     fn flush(&self) -> Result<()> {
         self.inner().map_or(Ok(()), |inner| inner.flush())
+    }
+
+    /// Makes sure that no [owned](Channel::try_write_owned) buffer that was written is in use any
+    /// more, and says whether any was copied since the last call.
+    ///
+    /// One attempt, like [`flush`](Channel::flush), which it includes. Covers every write that
+    /// came back before.
+    #[doc(alias = "qio_channel_flush")]
+    fn confirm(&self) -> Result<Confirmed> {
+        owned::confirm(self.as_channel())
     }
 
     /// Moves the position of a seekable channel and returns the new one, from the start.

@@ -140,7 +140,7 @@ pub(super) fn progress_or_wait(
 /// The same after an attempt that would have blocked.
 #[cold]
 #[inline(never)]
-fn wait_and_repeat(
+pub(super) fn wait_and_repeat(
     channel: &dyn Channel,
     interest: Interest,
     mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,

@@ -7,11 +7,11 @@ use super::Channel;
 use crate::interest::{Interest, Readiness};
 use crate::watch::{PollSet, waiter};
 
-pub(super) fn until_done(
+pub(super) fn until_done<R>(
     channel: &dyn Channel,
     deadline: Option<Instant>,
-    attempt: impl Fn(&dyn Channel) -> Result<()>,
-) -> Result<()> {
+    attempt: impl Fn(&dyn Channel) -> Result<R>,
+) -> Result<R> {
     loop {
         match attempt(channel) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::channel::{Base, Channel, Mode, ReadOp, WriteOp};
+use bytes::Bytes;
+
+use crate::channel::{Base, Channel, Confirmed, Mode, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet, SharedFd};
 
@@ -122,6 +124,14 @@ impl Channel for Held {
 
     fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
         self.channel.watch_more(seen, set)
+    }
+
+    fn try_write_owned(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+        self.channel.try_write_owned(bufs, flags)
+    }
+
+    fn confirm(&self) -> Result<Confirmed> {
+        self.channel.confirm()
     }
 
     fn close(&self) -> Result<()> {

@@ -404,7 +404,7 @@ pub(super) fn has_hung_up(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
 }
 
 /// A descriptor that is always readable, made once: it is what ends the waits on a closed end.
-fn always_ready() -> Result<&'static OwnedFd> {
+pub(super) fn always_ready() -> Result<&'static OwnedFd> {
     static READY: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(ready) = READY.get() {
         return Ok(ready);

@@ -13,6 +13,7 @@ mod pipe;
 mod serial;
 mod socket;
 mod terminal;
+mod zero_copy;
 
 pub use buffer::Buffer;
 pub use child::{Access, Child, Command, PtyOptions, Stderr, WindowSize};

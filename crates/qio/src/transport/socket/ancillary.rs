@@ -110,7 +110,7 @@ pub(super) fn send_vectored(
     let bufs = one_call(bufs);
     match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
         Ok(n) => Ok(n),
-        error => socket.unless_closed(error),
+        error => socket.not_written(error),
     }
 }
 

@@ -10,9 +10,11 @@ mod writer;
 use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
 
@@ -22,18 +24,43 @@ use self::ancillary::{
 pub use self::endpoint::Endpoint;
 pub use self::options::KeepAlive;
 use self::writer::Writer;
-use crate::channel::{Base, Channel, Features, Mode, ReadFlags, ReadOp, WriteOp};
+use super::zero_copy::{Attempt, ZeroCopy};
+use crate::channel::{
+    Base, Channel, Confirmed, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp, copy_owned,
+};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{PollSet, SharedFd, Slot, closed, release};
 
 /// A connected stream socket: TCP, Unix, or any other family.
 ///
-/// Features: shutdown and peek always; descriptors on Unix sockets. What the socket can do is
-/// asked of the socket itself, however it was made.
+/// Features: shutdown and peek always; descriptors on Unix sockets; zero copy on TCP sockets that
+/// are not shared. What the socket can do is asked of the socket itself, however it was made.
 ///
 /// Blocking mode is `O_NONBLOCK` cleared: a read or write is one system call that waits in the
 /// kernel, and that `close` and `shutdown` wake. A socket [shared](Socket::from_shared) with other
 /// processes never has its flag touched.
+///
+/// # Zero copy
+///
+/// [`write_owned`](crate::ChannelExt::write_owned) sends from the buffers themselves
+/// (`MSG_ZEROCOPY`, with `SO_ZEROCOPY` set by the first such write) and keeps shares of them until
+/// the kernel has confirmed the send on the error queue of the socket. That is looked at by every
+/// [`flush`](Channel::flush), [`confirm`](Channel::confirm) and wait, and by an owned write while 8
+/// sends or more are unconfirmed; messages of other kinds on it are thrown away. `flush` and
+/// `confirm` wait for all confirmations.
+///
+/// - One owned write makes one send of at most 1 MiB. It never waits in the kernel.
+/// - It would-blocks while 16 MiB or 1024 sends are unconfirmed, and while the kernel has no memory
+///   for more notifications (`ENOBUFS`, after the queue was emptied and the send repeated). A wait
+///   for [`Interest::WRITE`] is then one for confirmations.
+/// - It copies, and `confirm` says so, on sockets without [`Features::ZERO_COPY`], where the kernel
+///   refuses `SO_ZEROCOPY` or somebody else has set it before, and on `ENOBUFS` with nothing
+///   unconfirmed: the limit (`RLIMIT_MEMLOCK`, `net.core.optmem_max`) is then used up by others or
+///   too small for one send.
+/// - Closing and dropping do not wait. Bytes that were accepted are sent, as ever; while the kernel
+///   reads owned buffers, the descriptor (shut down) and the buffers live on, at most 100 s and for
+///   64 sockets at a time; beyond that the connection is reset. A thread looks after them for as
+///   long as there are any. Who wants to know confirms before closing.
 ///
 /// QEMU's `QIOChannelSocket`.
 ///
@@ -59,6 +86,10 @@ pub struct Socket {
     read_shut: AtomicBool,
     /// Who waits for room in a Unix socket.
     writer: Writer,
+    /// The [interests](Interest) whose wait is not simply one for the socket.
+    special: AtomicU8,
+    /// Made by the first owned write.
+    zero_copy: OnceLock<Box<ZeroCopy>>,
 }
 
 impl Socket {
@@ -120,8 +151,17 @@ impl Socket {
     fn new(fd: SharedFd, family: AddressFamily, shared: bool) -> Self {
         let mut features =
             Features::DUPLEX | Features::SHUTDOWN | Features::PEEK | Features::DRAINS;
-        if family == AddressFamily::UNIX {
-            features |= Features::FD_PASS;
+        let mut special = Interest::empty();
+        match family {
+            AddressFamily::UNIX => {
+                features |= Features::FD_PASS;
+                special = Interest::WRITE;
+            }
+            // The switch and the numbers of the sends belong to all who use the open file.
+            AddressFamily::INET | AddressFamily::INET6 if !shared => {
+                features |= Features::ZERO_COPY;
+            }
+            _ => {}
         }
         let kind = match family {
             AddressFamily::UNIX => "unix socket",
@@ -135,6 +175,8 @@ impl Socket {
             shared,
             read_shut: AtomicBool::new(false),
             writer: Writer::default(),
+            special: AtomicU8::new(special.bits()),
+            zero_copy: OnceLock::new(),
         }
     }
 
@@ -147,6 +189,12 @@ impl Socket {
         self.slot.share().ok_or_else(closed)
     }
 
+    /// How many bytes of [owned](crate::ChannelExt::write_owned) buffers were sent without a copy
+    /// and not confirmed, when somebody last looked.
+    pub fn unconfirmed_bytes(&self) -> usize {
+        self.zero_copy.get().map_or(0, |zero_copy| zero_copy.unconfirmed_bytes())
+    }
+
     #[inline]
     fn dont_wait(&self, this_call: bool) -> bool {
         this_call || self.shared || self.base.mode() == Mode::NonBlocking
@@ -156,8 +204,17 @@ impl Socket {
         self.base.features().contains(Features::FD_PASS)
     }
 
-    /// What a writer of a Unix socket waits for: room, or that writing is shut down.
+    // Kept out of the readers' way, who are most of those that wait.
+    #[cold]
     #[inline(never)]
+    fn watch_special(&self, fd: &SharedFd, interest: Interest, set: &mut PollSet) -> Readiness {
+        match self.zero_copy.get() {
+            Some(zero_copy) => zero_copy.watch(fd, interest, set),
+            None => self.watch_writing(fd, interest, set),
+        }
+    }
+
+    /// What a writer of a Unix socket waits for: room, or that writing is shut down.
     fn watch_writing(&self, fd: &SharedFd, interest: Interest, set: &mut PollSet) -> Readiness {
         if self.writer.watch(fd, interest, set) {
             return Readiness::empty();
@@ -173,6 +230,23 @@ impl Socket {
         if self.wakes_writer() {
             self.writer.wake();
         }
+    }
+
+    fn zero_copy(&self) -> &ZeroCopy {
+        self.zero_copy.get_or_init(|| {
+            self.special.store(Interest::all().bits(), Ordering::Release);
+            Box::new(ZeroCopy::new())
+        })
+    }
+
+    /// The result of a write that failed or was refused.
+    #[cold]
+    #[inline(never)]
+    fn not_written(&self, result: rustix::io::Result<usize>) -> Result<usize> {
+        if let Some(zero_copy) = self.zero_copy.get() {
+            zero_copy.wait_for_room();
+        }
+        self.unless_closed(result)
     }
 
     /// Whether descriptors may come to a read that does not ask for them, and somebody listens who
@@ -237,11 +311,24 @@ impl Channel for Socket {
         match (op.bufs(), op.fds()) {
             ([buf], []) => match retry_on_intr(|| rustix::net::send(&fd, buf, flags)) {
                 Ok(n) => Ok(n),
-                error => self.unless_closed(error),
+                error => self.not_written(error),
             },
             (bufs, []) => send_vectored(self, fd.as_fd(), bufs, flags),
             (bufs, fds) => send_with_fds(self, fd.as_fd(), bufs, fds, None, flags),
         }
+    }
+
+    fn try_write_owned(&self, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+        if self.base.features().contains(Features::ZERO_COPY) {
+            let fd = self.slot.borrow()?;
+            match self.zero_copy().send(fd.as_fd(), bufs) {
+                Ok(Attempt::Sent(sent)) => return Ok(sent),
+                Ok(Attempt::Copy) => {}
+                Err(_) if self.slot.is_empty() => return Err(closed()),
+                Err(error) => return Err(error),
+            }
+        }
+        copy_owned(self, bufs, flags)
     }
 
     #[inline]
@@ -249,8 +336,8 @@ impl Channel for Socket {
         let Some(fd) = self.slot.try_borrow() else {
             return Readiness::from(interest) | Readiness::HANGUP;
         };
-        if interest.contains(Interest::WRITE) && self.wakes_writer() {
-            return self.watch_writing(fd.shared(), interest, set);
+        if self.special.load(Ordering::Acquire) & interest.bits() != 0 {
+            return self.watch_special(fd.shared(), interest, set);
         }
         // Whoever reads sees a hang-up; a leg for it alone would wake for every message.
         if !interest.is_empty() {
@@ -278,7 +365,10 @@ impl Channel for Socket {
         // Closing alone would not reach the peer, nor wake anyone, while a leg or a blocked call
         // still owns the descriptor. ENOTCONN: the peer was faster.
         let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
-        release(fd)
+        match self.zero_copy.get() {
+            Some(zero_copy) => zero_copy.close(fd),
+            None => release(fd),
+        }
     }
 
     fn set_mode(&self, mode: Mode) -> Result<()> {
@@ -315,6 +405,22 @@ impl Channel for Socket {
         Ok(())
     }
 
+    fn flush(&self) -> Result<()> {
+        match self.zero_copy.get() {
+            Some(zero_copy) => zero_copy.flush(self.slot.borrow()?.as_fd()),
+            None => Ok(()),
+        }
+    }
+
+    fn confirm(&self) -> Result<Confirmed> {
+        let mut confirmed = match self.zero_copy.get() {
+            Some(zero_copy) => zero_copy.confirm(self.slot.borrow()?.as_fd())?,
+            None => Confirmed::default(),
+        };
+        confirmed.copied |= self.base.take_copied();
+        Ok(confirmed)
+    }
+
     fn set_delay(&self, delay: bool) {
         if let Ok(fd) = self.slot.borrow() {
             // A hint: other families than TCP refuse it.
@@ -340,6 +446,16 @@ impl Channel for Socket {
             return None;
         }
         self.slot.share()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Otherwise the descriptor may simply go.
+        if self.zero_copy.get().is_some_and(|zero_copy| zero_copy.unconfirmed_bytes() > 0) {
+            // Nobody is left to be told.
+            let _ = self.close();
+        }
     }
 }
 
