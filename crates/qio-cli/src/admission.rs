@@ -1,5 +1,7 @@
 //! Who may come in.
 
+use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 
 use qio::Address;
