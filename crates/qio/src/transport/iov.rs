@@ -3,7 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 
 /// How many buffers one system call takes (`UIO_MAXIOV`, readv(2)).
-const IOV_MAX: usize = 1024;
+pub(super) const IOV_MAX: usize = 1024;
 
 /// The buffers that fit into one call.
 #[inline]

@@ -388,7 +388,7 @@ fn stream_family(fd: &OwnedFd) -> Result<AddressFamily> {
 }
 
 /// The peer being gone already is as good as having been told.
-fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
+pub(super) fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
     match result {
         Err(Errno::NOTCONN) => Ok(()),
         result => Ok(result?),
@@ -453,7 +453,7 @@ fn receive_with_fds(
 
 /// Moves what arrived into the sink; what does not fit is closed, and an error. All of it is closed
 /// when the mode of one cannot be changed: nobody gets descriptors in another mode than was asked for.
-fn take_fds(
+pub(super) fn take_fds(
     control: &mut RecvAncillaryBuffer<'_>,
     sink: &mut FdSink,
     make_blocking: bool,
@@ -479,7 +479,7 @@ fn take_fds(
 }
 
 #[cold]
-fn too_many_fds(sink: &FdSink) -> Error {
+pub(super) fn too_many_fds(sink: &FdSink) -> Error {
     let text = format!(
         "more descriptors arrived than there was room for ({} taken): the rest is lost",
         sink.fds().len()
@@ -522,4 +522,4 @@ fn send_with_fds(
     }
 }
 
-const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));
+pub(super) const FD_CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS_PER_MESSAGE));
