@@ -224,7 +224,7 @@ fn what_is_built_is_checked_when_it_is_used() {
     let error = qio::net::listen(&Address::file("x").listening(), &Default::default()).unwrap_err();
     assert_eq!(
         error.report().to_string(),
-        "listen file:x: file cannot be listened on (these can: tcp, unix, fd)"
+        "listen file:x: file cannot be listened on (these can: tcp, unix, udp, unix-seqpacket, fd)"
     );
     let error = qio::net::listen(&Address::tcp("", 80), &Default::default()).unwrap_err();
     assert_eq!(

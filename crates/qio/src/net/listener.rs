@@ -11,15 +11,16 @@ use std::task::Poll;
 use std::time::Instant;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::address::{Address, Refusal, Role};
 use super::options::ListenOptions;
 use super::tuning::Tuning;
+use super::udp_peers::UdpPeers;
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::interest::Interest;
-use crate::transport::Socket;
+use crate::transport::{MessageKind, Messages, Socket};
 use crate::watch::{Event, PollSet, Slot, Steps, release};
 
 /// Listens on `address`: on all addresses of a name, with one port.
@@ -134,6 +135,8 @@ enum Origin {
     File(SocketFile),
     /// Handed over: other processes may listen with it after us.
     Inherited,
+    /// A UDP socket, which every peer gets one of its own beside.
+    Datagram(UdpPeers),
 }
 
 /// The file of a Unix socket, as it was when it was made.
@@ -196,7 +199,11 @@ impl Listener {
             if let Some(fd) = bound.slot.share() {
                 set.add(&fd, Interest::READ, Interest::READ);
             }
-            inherited |= matches!(bound.origin, Origin::Inherited);
+            match &bound.origin {
+                Origin::Inherited => inherited = true,
+                Origin::Datagram(peers) if peers.has_waiting() => set.wake_at(Instant::now()),
+                _ => {}
+            }
         }
         if inherited {
             self.closing.watch(Interest::READ, set);
@@ -312,13 +319,28 @@ impl Bound {
         Self { slot: Slot::new(fd), family, address, origin: Origin::Inherited }
     }
 
-    #[cfg(test)]
+    /// A UDP socket of our own.
+    pub(crate) fn datagram(
+        fd: OwnedFd,
+        family: AddressFamily,
+        address: Address,
+        peers: UdpPeers,
+    ) -> Self {
+        Self { slot: Slot::new(fd), family, address, origin: Origin::Datagram(peers) }
+    }
+
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
     fn accept(&self) -> io::Result<Accepted> {
         let fd = self.slot.borrow()?;
+        if let Origin::Datagram(peers) = &self.origin {
+            let (channel, peer) = peers.accept(fd.as_fd())?;
+            let peer = Address::of_datagram_socket(peer).to_string();
+            channel.base().set_name(peer.clone());
+            return Ok(Accepted { channel: Arc::new(channel), peer });
+        }
         let (fd, peer) = loop {
             match accept_once(fd.as_fd(), self.family) {
                 Ok(accepted) => break accepted,
@@ -342,16 +364,16 @@ impl Bound {
             // this fail, and is found out when it is read from.
             let _ = Tuning::of(&Address::tcp("", 0)).apply(&fd);
         }
-        let channel = Socket::connected(fd.into(), self.family);
         let peer = match peer {
             Some(peer) => Address::of_socket(peer).to_string(),
-            None => match channel.peer_credentials() {
-                Ok(peer) => format!("{} (process {}, user {})", self.address, peer.pid, peer.uid),
+            None => match qio_os::peer_credentials(fd.as_fd()) {
+                Ok((pid, uid, _)) => format!("{} (process {pid}, user {uid})", self.address),
                 Err(_) => self.address.to_string(),
             },
         };
+        let channel = channel_of(fd, self.family, self.address.socket_type());
         channel.base().set_name(peer.clone());
-        Ok(Accepted { channel: Arc::new(channel), peer })
+        Ok(Accepted { channel, peer })
     }
 
     fn close(&self) -> io::Result<()> {
@@ -366,6 +388,14 @@ impl Bound {
             let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
         }
         result.and(release(fd))
+    }
+}
+
+/// The channel of a connected socket of this type.
+pub(crate) fn channel_of(fd: OwnedFd, family: AddressFamily, kind: SocketType) -> Arc<dyn Channel> {
+    match kind {
+        SocketType::SEQPACKET => Arc::new(Messages::new(fd.into(), family, MessageKind::SeqPacket)),
+        _ => Arc::new(Socket::connected(fd.into(), family)),
     }
 }
 

@@ -13,6 +13,7 @@ mod port_owner;
 mod resolver;
 mod scheme;
 mod tuning;
+mod udp_peers;
 
 pub use address::{Address, BadValue, Value, parse_duration};
 pub use cancel::Cancel;

@@ -4,6 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,6 +73,8 @@ pub struct Messages {
     writer_wake: Event,
     /// What came before there was a socket of our own.
     early: Option<Arc<Early>>,
+    /// The file of our own name.
+    file: Option<OwnFile>,
 }
 
 /// What a socket of [`Messages`] is.
@@ -85,7 +88,7 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    pub(crate) fn socket_type(self) -> SocketType {
+    fn socket_type(self) -> SocketType {
         match self {
             Self::Datagram => SocketType::DGRAM,
             Self::SeqPacket => SocketType::SEQPACKET,
@@ -102,7 +105,7 @@ impl Messages {
     /// listens.
     pub fn from_fd(fd: OwnedFd) -> std::result::Result<Self, (Error, OwnedFd)> {
         match probe(fd.as_fd()) {
-            Ok((family, kind)) => Ok(Self::new(fd.into(), family, kind, None)),
+            Ok((family, kind)) => Ok(Self::new(fd.into(), family, kind)),
             Err(error) => Err((error, fd)),
         }
     }
@@ -116,17 +119,12 @@ impl Messages {
         let family = AddressFamily::UNIX;
         let flags = SocketFlags::CLOEXEC;
         let (left, right) = rustix::net::socketpair(family, kind.socket_type(), flags, None)?;
-        let new = |fd: OwnedFd| Self::new(fd.into(), family, kind, None);
+        let new = |fd: OwnedFd| Self::new(fd.into(), family, kind);
         Ok((new(left), new(right)))
     }
 
-    /// Takes over what was just connected or accepted; `early` is what came before.
-    pub(crate) fn new(
-        fd: SharedFd,
-        family: AddressFamily,
-        kind: MessageKind,
-        early: Option<Arc<Early>>,
-    ) -> Self {
+    /// Takes over what was just connected or accepted.
+    pub(crate) fn new(fd: SharedFd, family: AddressFamily, kind: MessageKind) -> Self {
         let mut features =
             Features::DUPLEX | Features::SHUTDOWN | Features::PEEK | Features::MESSAGES;
         if family == AddressFamily::UNIX {
@@ -144,8 +142,21 @@ impl Messages {
             read_shut: AtomicBool::new(false),
             write_shut: AtomicBool::new(false),
             writer_wake: Event::new(),
-            early,
+            early: None,
+            file: None,
         }
+    }
+
+    /// Gives first what came before there was this socket.
+    pub(crate) fn with_early(mut self, early: Arc<Early>) -> Self {
+        self.early = Some(early);
+        self
+    }
+
+    /// Removes the file of the name that the socket was just bound to, when it is closed.
+    pub(crate) fn with_file(mut self, path: Option<&Path>) -> Result<Self> {
+        self.file = path.map(OwnFile::at).transpose()?;
+        Ok(self)
     }
 
     /// Whether there is a connection with an end.
@@ -373,6 +384,9 @@ impl Channel for Messages {
         // Wakes every wait on it, although a leg may still own the descriptor.
         let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
         self.wake_writer();
+        if let Some(file) = &self.file {
+            file.remove();
+        }
         release(fd)
     }
 
@@ -405,6 +419,36 @@ impl Channel for Messages {
         ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))?;
         self.wake_writer();
         Ok(())
+    }
+}
+
+/// The file of a socket's name, as it was when it was made.
+#[derive(Debug)]
+struct OwnFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl OwnFile {
+    fn at(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        let stat = rustix::fs::lstat(&path)?;
+        Ok(Self { path, identity: (stat.st_dev, stat.st_ino) })
+    }
+
+    /// Removes the file if it is still this one. Nobody is left to be told why not.
+    fn remove(&self) {
+        let is_own = rustix::fs::lstat(&self.path)
+            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.identity);
+        if is_own {
+            let _ = rustix::fs::unlink(&self.path);
+        }
+    }
+}
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

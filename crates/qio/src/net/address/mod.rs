@@ -15,6 +15,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::net::SocketType;
+
 pub(crate) use form::Form;
 pub(crate) use refusal::{Refusal, suggestion};
 pub(crate) use value::parse_count;
@@ -23,7 +25,7 @@ pub use value::{BadValue, Value, parse_duration};
 use self::escape::encode;
 use super::layer::Layer;
 use super::scheme::{Applies, OptionInfo, SCHEMES, Scheme, exec, fd, file, null, pipe, stdio};
-use super::scheme::{echo, tcp, unix};
+use super::scheme::{echo, tcp, udp, unix, unix_seqpacket};
 use crate::error::{Error, Result};
 
 /// What to connect to or listen on.
@@ -38,6 +40,7 @@ use crate::error::{Error, Result};
 /// | `tcp://db.example:5432` | a TCP connection |
 /// | `listen:tcp://[::]:7001?backlog=16` | a TCP listener on all interfaces |
 /// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
+/// | `udp://ns.example:53`, `unix-dgram:/dev/log`, `unix-seqpacket:@name` | sockets that keep messages apart |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
 /// | `fd:3`, `-` | an inherited descriptor, the standard streams |
@@ -101,6 +104,11 @@ impl Address {
     /// A TCP port of a host: a name, or a numeric address (an IPv6 one without brackets).
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::new(&tcp::SCHEME, vec![host.into().into_bytes(), port.to_string().into_bytes()])
+    }
+
+    /// A UDP port of a host, which is given as to [`tcp`](Address::tcp).
+    pub fn udp(host: impl Into<String>, port: u16) -> Self {
+        Self::new(&udp::SCHEME, vec![host.into().into_bytes(), port.to_string().into_bytes()])
     }
 
     /// A Unix socket in the file system.
@@ -194,9 +202,10 @@ impl Address {
         self.scheme
     }
 
-    /// The TCP port, if the address has one.
+    /// The TCP or UDP port, if the address has one.
     pub fn port(&self) -> Option<u16> {
-        match (self.scheme.name == tcp::SCHEME.name, self.target.get(1)) {
+        let has_port = [tcp::SCHEME.name, udp::SCHEME.name].contains(&self.scheme.name);
+        match (has_port, self.target.get(1)) {
             (true, Some(port)) => std::str::from_utf8(port).ok()?.parse().ok(),
             _ => None,
         }
@@ -211,14 +220,27 @@ impl Address {
         &self.target
     }
 
-    /// The address of a socket.
+    /// The address of a TCP socket.
     pub(crate) fn of_socket(addr: SocketAddr) -> Self {
-        let host = match addr {
-            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
-            // An IPv4 client of a listener on `[::]` is one.
-            addr => addr.ip().to_canonical().to_string(),
-        };
-        Self::tcp(host, addr.port())
+        Self::tcp(host_of(addr), addr.port())
+    }
+
+    /// The address of a UDP socket.
+    pub(crate) fn of_datagram_socket(addr: SocketAddr) -> Self {
+        Self::udp(host_of(addr), addr.port())
+    }
+
+    /// The type of the sockets of a `unix:` or a `unix-seqpacket:` address.
+    pub(crate) fn socket_type(&self) -> SocketType {
+        match self.scheme.name == unix_seqpacket::SCHEME.name {
+            true => SocketType::SEQPACKET,
+            false => SocketType::STREAM,
+        }
+    }
+
+    /// The address that clients of this one connect to.
+    pub(crate) fn to_connect_to(&self) -> Self {
+        Self::new(self.scheme, self.target.clone())
     }
 
     /// Everything that can be wrong with an address is found here, before any system call.
@@ -362,6 +384,14 @@ impl Address {
 
     fn suggested_keys(&self, key: &str) -> String {
         suggestion(key, "options here", &self.keys())
+    }
+}
+
+fn host_of(addr: SocketAddr) -> String {
+    match addr {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        // An IPv4 client of a listener on `[::]` is one.
+        addr => addr.ip().to_canonical().to_string(),
     }
 }
 

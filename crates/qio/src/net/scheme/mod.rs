@@ -11,7 +11,10 @@ pub(crate) mod null;
 pub(crate) mod pipe;
 pub(crate) mod stdio;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 pub(crate) mod unix;
+pub(crate) mod unix_dgram;
+pub(crate) mod unix_seqpacket;
 
 use std::fmt;
 
@@ -25,6 +28,9 @@ use crate::error::Result;
 pub(crate) const SCHEMES: &[Scheme] = &[
     tcp::SCHEME,
     unix::SCHEME,
+    udp::SCHEME,
+    unix_dgram::SCHEME,
+    unix_seqpacket::SCHEME,
     fd::SCHEME,
     file::SCHEME,
     exec::SCHEME,

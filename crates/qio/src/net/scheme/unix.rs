@@ -19,10 +19,9 @@ use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Value};
 use crate::net::connect::{Opening, OpeningSteps, Request};
-use crate::net::listener::{Bound, SocketFile};
+use crate::net::listener::{Bound, SocketFile, channel_of};
 use crate::net::options::ListenOptions;
 use crate::net::port_owner;
-use crate::transport::Socket;
 use crate::watch::{PollSet, Steps};
 
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -51,7 +50,7 @@ const PATH_BYTES: usize = 108;
 /// The first byte is the NUL that makes the name an abstract one.
 const NAME_BYTES: usize = PATH_BYTES - 1;
 
-fn check(address: &Address) -> std::result::Result<(), Refusal> {
+pub(super) fn check(address: &Address) -> std::result::Result<(), Refusal> {
     match address.target() {
         [_, name] if name.is_empty() => Err(Refusal::new("there is no name behind the @")),
         [_, name] if name.len() > NAME_BYTES => Err(Refusal::new(format!(
@@ -80,14 +79,14 @@ fn path(address: &Address) -> Option<&Path> {
 }
 
 /// Abstract names are as long as they are ("tight"), not padded with NUL bytes.
-fn socket_address(address: &Address) -> rustix::io::Result<SocketAddrUnix> {
+pub(super) fn socket_address(address: &Address) -> rustix::io::Result<SocketAddrUnix> {
     match address.target() {
         [path] => SocketAddrUnix::new(path.as_slice()),
         words => SocketAddrUnix::new_abstract_name(words.last().map_or(&[], Vec::as_slice)),
     }
 }
 
-fn socket(kind: SocketType) -> rustix::io::Result<OwnedFd> {
+pub(super) fn socket(kind: SocketType) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
@@ -97,7 +96,8 @@ fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
     Ok(Opening::Steps(Box::new(Knock {
         address: request.address().to_owned(),
         to: socket_address(address).map_err(failed)?,
-        fd: Some(socket(SocketType::STREAM).map_err(failed)?),
+        fd: Some(socket(address.socket_type()).map_err(failed)?),
+        kind: address.socket_type(),
         next: None,
         pause: FIRST_PAUSE,
     })))
@@ -111,6 +111,7 @@ struct Knock {
     address: String,
     to: SocketAddrUnix,
     fd: Option<OwnedFd>,
+    kind: SocketType,
     /// When to try again, and how long to wait after that.
     next: Option<Instant>,
     pause: Duration,
@@ -123,7 +124,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
 impl Knock {
-    fn attempt(&mut self) -> rustix::io::Result<Option<Socket>> {
+    fn attempt(&mut self) -> rustix::io::Result<Option<Arc<dyn Channel>>> {
         let Some(fd) = &self.fd else { return Err(Errno::BADF) };
         loop {
             match rustix::net::connect(fd, &self.to) {
@@ -134,7 +135,7 @@ impl Knock {
         }
         rustix::io::ioctl_fionbio(fd, false)?;
         let fd = self.fd.take().ok_or(Errno::BADF)?;
-        Ok(Some(Socket::connected(fd.into(), AddressFamily::UNIX)))
+        Ok(Some(channel_of(fd, AddressFamily::UNIX, self.kind)))
     }
 }
 
@@ -146,7 +147,7 @@ impl Steps for Knock {
             return Poll::Pending;
         }
         match self.attempt() {
-            Ok(Some(socket)) => Poll::Ready(Ok(Arc::new(socket))),
+            Ok(Some(channel)) => Poll::Ready(Ok(channel)),
             Ok(None) => {
                 self.next = Some(now + self.pause);
                 self.pause = LAST_PAUSE.min(self.pause * 2);
@@ -171,8 +172,10 @@ fn listen(address: &Address, _options: &ListenOptions) -> Result<Vec<Bound>> {
     let text = address.to_string();
     let to = socket_address(address).map_err(|error| Error::os("listen", &text, error.into()))?;
     let fd = match path(address) {
-        Some(path) => bind_path(&to, path),
-        None => socket(SocketType::STREAM).and_then(|fd| rustix::net::bind(&fd, &to).map(|()| fd)),
+        Some(path) => bind_path(address.socket_type(), &to, path),
+        None => {
+            socket(address.socket_type()).and_then(|fd| rustix::net::bind(&fd, &to).map(|()| fd))
+        }
     };
     let fd = fd.map_err(|error| explained(address, &text, error))?;
     // Until the call of listen(2) below, clients are refused: the mode is in place before.
@@ -190,16 +193,12 @@ fn listen(address: &Address, _options: &ListenOptions) -> Result<Vec<Bound>> {
         }
         return Err(Error::os("listen", &text, error.into()));
     }
-    let local = match path(address) {
-        Some(path) => Address::unix(path),
-        None => Address::unix_abstract(address.target().last().cloned().unwrap_or_default()),
-    };
-    Ok(vec![Bound::unix(fd, local, file)])
+    Ok(vec![Bound::unix(fd, address.to_connect_to(), file)])
 }
 
 /// Binds to a path; a socket file that nobody listens on is replaced.
-fn bind_path(to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let fd = socket(SocketType::STREAM)?;
+fn bind_path(kind: SocketType, to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let fd = socket(kind)?;
     // Somebody else may be replacing the same file at the same time.
     for _ in 0..3 {
         match rustix::net::bind(&fd, to) {

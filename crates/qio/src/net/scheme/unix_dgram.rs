@@ -1,0 +1,72 @@
+//! `unix-dgram:path` and `unix-dgram:@name`
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+
+use super::unix::{check, socket, socket_address};
+use super::{Example, OptionInfo, Scheme};
+use crate::error::{Error, Result};
+use crate::net::address::{Address, Form, Refusal, Value};
+use crate::net::connect::{Opening, Request};
+use crate::transport::{MessageKind, Messages};
+
+pub(crate) const SCHEME: Scheme = Scheme {
+    name: "unix-dgram",
+    syntax: "unix-dgram:PATH or unix-dgram:@NAME",
+    summary: "Unix datagrams to a socket, by path or by abstract name",
+    examples: &[
+        Example::new("unix-dgram:/dev/log", "send datagrams to a local service"),
+        Example::new("unix-dgram:@app?bind=@me", "the same under a name, for its answers"),
+    ],
+    options: &[OptionInfo::new(
+        "bind",
+        Value::Text("PATH|@NAME"),
+        "the name that the service answers to; without it the kernel chooses an abstract one",
+    )],
+    form: Form::PATH_OR_NAME,
+    check: |address| check(address).and_then(|()| local(address)).map(drop),
+    connect,
+    // A second socket cannot have the same name, so the kernel would not sort the datagrams of
+    // several peers.
+    listen: None,
+};
+
+/// The name to bind to, as an address of its own.
+fn local(address: &Address) -> std::result::Result<Option<Address>, Refusal> {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(name) = address.values("bind").last() else { return Ok(None) };
+    let local = match name.as_bytes() {
+        [b'@', name @ ..] => Address::unix_abstract(name),
+        path => Address::unix(Path::new(std::ffi::OsStr::from_bytes(path))),
+    };
+    check(&local)?;
+    Ok(Some(local))
+}
+
+fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
+    let failed = |error: io::Error| Error::os("connect", request.address(), error);
+    let local = local(address).map_err(|refusal| refusal.of("connect", request.address()))?;
+    let open = || -> io::Result<Messages> {
+        let fd = socket(SocketType::DGRAM)?;
+        let mut file = None;
+        match &local {
+            // An address without a name asks the kernel for one (unix(7), autobind).
+            None => rustix::net::bind(&fd, &SocketAddrUnix::new_unnamed())?,
+            Some(local) => {
+                rustix::net::bind(&fd, &socket_address(local)?)?;
+                if local.target().len() == 1 {
+                    file = Some(super::path(local));
+                }
+            }
+        }
+        let kind = MessageKind::Datagram;
+        let channel = Messages::new(fd.into(), AddressFamily::UNIX, kind).with_file(file)?;
+        rustix::net::connect(channel.descriptor()?, &socket_address(address)?)?;
+        Ok(channel)
+    };
+    let channel = open().map_err(failed)?;
+    Ok(Opening::Ready(Arc::new(channel)))
+}

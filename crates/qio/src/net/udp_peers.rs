@@ -1,0 +1,216 @@
+//! One UDP socket, and a channel for each of its peers.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SocketFlags, SocketType, sockopt};
+
+use super::dial::family;
+use crate::transport::{Early, MessageKind, Messages};
+
+/// How many datagrams wait here for their sender to be accepted. They come out of the kernel's
+/// queue only while somebody else is accepted, so there are as many as fit into that (208 KiB by
+/// default) at most, unless it was made larger.
+const WAITING: usize = 256;
+
+/// More than fit into the queue of a socket by default: a datagram takes 768 bytes of it at least.
+const LONGEST_QUEUE: usize = 1024;
+
+/// The peers of a UDP socket that is listened on.
+///
+/// The kernel sorts the datagrams: each peer gets a socket of its own, bound to the same address
+/// and connected to it, which the kernel prefers to one that is not connected. All of them have
+/// `SO_REUSEPORT`, so that no other user can join in; it is set after the first was bound, which
+/// fails where the port is in use already, also by a listener like this.
+///
+/// What comes between the first datagram and the connecting of the new socket lands on the listening
+/// socket, and between binding and connecting the new socket gets what is meant for others. Both
+/// queues are emptied then, and each datagram goes where it belongs, in order.
+#[derive(Debug)]
+pub(crate) struct UdpPeers {
+    local: SocketAddr,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Datagrams of peers that have no channel yet, in the order in which they came.
+    waiting: VecDeque<(SocketAddr, Box<[u8]>)>,
+    /// The channels that may still live.
+    accepted: HashMap<SocketAddr, Weak<Early>>,
+    /// The next size of `accepted` at which those that are gone are removed.
+    sweep_at: usize,
+    /// The largest datagram there is.
+    buffer: Vec<u8>,
+}
+
+impl UdpPeers {
+    /// Binds the socket.
+    pub(crate) fn bind(local: SocketAddr) -> rustix::io::Result<(OwnedFd, Self)> {
+        let bind = |v6_only: Option<bool>| {
+            let fd = socket(local, v6_only)?;
+            rustix::net::bind(&fd, &local)?;
+            Ok(fd)
+        };
+        let fd = if local.is_ipv6() && local.ip().is_unspecified() {
+            // `[::]` is IPv4 too, but joins an IPv4 socket that is there already.
+            match bind(Some(false)) {
+                Err(Errno::ADDRINUSE) => bind(Some(true)),
+                result => result,
+            }
+        } else {
+            bind(None)
+        }?;
+        sockopt::set_socket_reuseport(&fd, true)?;
+        let local = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+        Ok((fd, Self { local, state: Mutex::default() }))
+    }
+
+    /// The address that was really bound.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether there are peers to accept of whom the kernel knows nothing any more.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// The channel of the next new peer, which gets its first datagram first.
+    pub(crate) fn accept(&self, listening: BorrowedFd<'_>) -> io::Result<(Messages, SocketAddr)> {
+        let mut state = self.lock();
+        loop {
+            let (peer, datagram) = match state.waiting.pop_front() {
+                Some(first) => first,
+                None => match state.receive(listening) {
+                    // Of an earlier datagram that this socket has not even sent.
+                    Err(Errno::CONNREFUSED) => continue,
+                    result => result?,
+                },
+            };
+            if let Some(early) = state.accepted.get(&peer).and_then(Weak::upgrade) {
+                // It was on its way to this socket while the other one was connected.
+                deliver(&early, peer, datagram);
+                continue;
+            }
+            match self.connect(&mut state, listening, peer) {
+                Ok((fd, early, later)) => {
+                    deliver(&early, peer, datagram);
+                    for datagram in later {
+                        deliver(&early, peer, datagram);
+                    }
+                    state.remember(peer, &early);
+                    let (family, kind) = (family(peer), MessageKind::Datagram);
+                    let channel = Messages::new(fd.into(), family, kind).with_early(early);
+                    return Ok((channel, peer));
+                }
+                Err(error) => {
+                    // Accepted later, or refused for good; the next one then has its turn.
+                    if is_passing(error) {
+                        state.waiting.push_front((peer, datagram));
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// A socket for a peer, and what else has come from it so far.
+    fn connect(
+        &self,
+        state: &mut State,
+        listening: BorrowedFd<'_>,
+        peer: SocketAddr,
+    ) -> rustix::io::Result<(OwnedFd, Arc<Early>, Vec<Box<[u8]>>)> {
+        let v6_only = match self.local.is_ipv6() {
+            true => Some(sockopt::ipv6_v6only(listening)?),
+            false => None,
+        };
+        let fd = socket(self.local, v6_only)?;
+        sockopt::set_socket_reuseport(&fd, true)?;
+        rustix::net::bind(&fd, &self.local)?;
+        rustix::net::connect(&fd, &peer)?;
+        let mut later = Vec::new();
+        let (own, others): (VecDeque<_>, VecDeque<_>) =
+            state.waiting.drain(..).partition(|(sender, _)| *sender == peer);
+        state.waiting = others;
+        later.extend(own.into_iter().map(|(_, datagram)| datagram));
+        // From here on nothing of this peer comes to the listening socket, and nothing of others to
+        // the new one.
+        for socket in [listening, fd.as_fd()] {
+            let is_new = socket.as_raw_fd() == fd.as_raw_fd();
+            for _ in 0..LONGEST_QUEUE {
+                let full = state.waiting.len() + later.len() >= WAITING;
+                if full && !is_new {
+                    // The rest is received when the next peer is accepted.
+                    break;
+                }
+                match state.receive(socket) {
+                    Err(_drained) => break,
+                    // What does not belong to the peer of the new socket must not stay in it.
+                    Ok((sender, _)) if full => {
+                        event!(warn, peer = %sender, "a datagram was dropped: too many wait");
+                        let _ = sender;
+                    }
+                    Ok((sender, datagram)) if sender == peer => later.push(datagram),
+                    Ok(other) => state.waiting.push_back(other),
+                }
+            }
+        }
+        Ok((fd, Arc::new(Early::new()), later))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn receive(&mut self, fd: BorrowedFd<'_>) -> rustix::io::Result<(SocketAddr, Box<[u8]>)> {
+        self.buffer.resize(LARGEST, 0);
+        loop {
+            let flags = RecvFlags::DONTWAIT;
+            let buffer = &mut self.buffer[..];
+            let got = retry_on_intr(|| rustix::net::recvfrom(fd, &mut *buffer, flags))?;
+            let (_, length, Some(sender)) = got else { continue };
+            let sender = SocketAddr::try_from(sender)?;
+            return Ok((sender, self.buffer[..length].into()));
+        }
+    }
+
+    fn remember(&mut self, peer: SocketAddr, early: &Arc<Early>) {
+        if self.accepted.len() >= self.sweep_at {
+            self.accepted.retain(|_, early| early.strong_count() > 0);
+            self.sweep_at = 64.max(2 * self.accepted.len());
+        }
+        self.accepted.insert(peer, Arc::downgrade(early));
+    }
+}
+
+fn socket(local: SocketAddr, v6_only: Option<bool>) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(family(local), SocketType::DGRAM, flags, None)?;
+    if let Some(v6_only) = v6_only {
+        sockopt::set_ipv6_v6only(&fd, v6_only)?;
+    }
+    Ok(fd)
+}
+
+fn deliver(early: &Early, peer: SocketAddr, datagram: Box<[u8]>) {
+    if !early.push(datagram) {
+        event!(warn, %peer, "a datagram was dropped: too many came at once");
+        let _ = peer;
+    }
+}
+
+/// Whether the same may succeed later: there was no descriptor or no memory.
+fn is_passing(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+}
+
+/// A UDP datagram has at most 65,507 bytes of payload over IPv4, 65,527 over IPv6.
+const LARGEST: usize = 65_536;
