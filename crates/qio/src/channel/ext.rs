@@ -11,7 +11,7 @@ use super::transfer::{
     receive_op, write_more, write_op, write_rest,
 };
 use super::wait::{until_done, wait};
-use super::{Channel, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use super::{Channel, FdSink, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::{Interest, Readiness};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
@@ -470,7 +470,11 @@ pub trait ChannelExt: Channel {
         let channel = self.as_channel();
         require(channel, Features::MESSAGES, "sending messages")?;
         check_write(channel, fds)?;
-        write_op(channel, &mut WriteOp::new(filled(bufs)).with(flags, fds)).map(drop)
+        write_op(channel, &mut WriteOp::new(filled(bufs)).with(flags, fds))?;
+        let may_wait =
+            !flags.contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+        // A layer may have taken the message, and the channel below it only a part.
+        if may_wait { self.flush_all(None) } else { Ok(()) }
     }
 
     /// Waits until one of the wanted conditions, a hang-up or an error is there.
