@@ -7,6 +7,7 @@ use clap::builder::TypedValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use qio::Address;
+use qio::layer::Framing;
 
 /// Connects any address to any address.
 #[derive(Debug, Parser)]
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
   Every client of a Unix socket talks to a program of its own:
     qio relay listen:unix:/run/sort.sock 'exec:sort -u'
+  A name server for hosts that cannot reach one over UDP (DNS over TCP, RFC 1035 4.2.2):
+    qio relay --framing u16 listen:udp://127.0.0.1:53 tcp://192.0.2.1:53
   One transfer, with a line about it at the end:
     qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 
@@ -185,15 +188,20 @@ pub(crate) struct OpeningArgs {
 /// How two channels are joined.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JoiningArgs {
-    /// End a connection when nothing moved for TIME [default: never]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) idle_timeout: Option<Duration>,
+    /// End a connection when nothing moved for TIME, or forever [default: forever, with a
+    /// listener for datagrams 2m]
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub(crate) idle_timeout: Option<Limit>,
     /// How long one direction may be silent after the other has ended: TIME, or forever
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = limit)]
     pub(crate) half_close: Limit,
     /// Send on file descriptors that arrive on Unix sockets
     #[arg(long)]
     pub(crate) pass_fds: bool,
+    /// How messages are told apart in the stream of one side, where the other keeps them apart:
+    /// u16 or u32 (a length of two or four bytes, the high one first), or line
+    #[arg(long, value_name = "FRAMING", value_parser = framing)]
+    pub(crate) framing: Option<Framing>,
     /// Never move data with splice(2)
     #[arg(long)]
     pub(crate) no_splice: bool,
@@ -219,6 +227,10 @@ pub(crate) struct Limit(pub(crate) Option<Duration>);
 
 fn limit(text: &str) -> Result<Limit, String> {
     if text == "forever" { Ok(Limit(None)) } else { duration(text).map(|time| Limit(Some(time))) }
+}
+
+fn framing(text: &str) -> Result<Framing, String> {
+    text.parse()
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -19,8 +19,8 @@ use crate::exit::Failure;
 use crate::inherited;
 use crate::report::{Report, counted};
 use crate::session::{
-    Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
-    relay_options, turned_on,
+    Cut, CutFlag, LIMIT_PAUSE, Opener, check_framing, child_status, end_child_in_time, gone, join,
+    outcome, relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -41,6 +41,7 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
     for address in [&args.left, &args.right] {
         inherited::check(address, &inherited)?;
     }
+    check_framing(&args.joining, &args.left, &args.right)?;
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &report)?),
         false => None,
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: RelayArgs, inherited: Inherited) -> Result<(), Fai
     let relay = Arc::new(Relay {
         target: right.name().into(),
         right,
-        options: relay_options(&args.joining),
+        options: relay_options(&args.joining, &[&args.left, &args.right]),
         report: Arc::clone(&report),
         cut: cut_flag,
         serves_one: args.once || listener.is_none(),

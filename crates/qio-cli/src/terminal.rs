@@ -6,19 +6,22 @@ use std::sync::Arc;
 use qio::net::Inherited;
 use qio::relay::{RelayOptions, Side};
 use qio::transport::Pipe;
-use qio::{Channel, ChannelExt};
+use qio::{Address, Channel, ChannelExt};
 use qio_adapters::tokio as adapter;
 use rustix::termios::{isatty, tcgetpgrp};
 use tokio::sync::watch as flag;
 
-use crate::args::{ConnectArgs, JoiningArgs, ListenArgs, OutputArgs};
+use crate::args::{ConnectArgs, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
-use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
+use crate::session::{
+    Cut, Opener, check_framing, child_status, end_child, join, outcome, relay_options,
+};
 use crate::stop::{Signals, Wish};
 
 pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(), Failure> {
+    check_framing(&args.joining, &Address::stdio(), &args.address)?;
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
@@ -28,8 +31,8 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
         number = stop(&mut signals, &report) => return Err(Failure::signal(number)),
     };
     let target = args.address.to_string();
-    let joined =
-        terminal.join(Arc::clone(&channel), &target, &args.joining, &report, &mut signals).await;
+    let options = relay_options(&args.joining, &[&args.address]);
+    let joined = terminal.join(Arc::clone(&channel), &target, options, &report, &mut signals).await;
     let failure = match joined {
         // What qio ended before its time ends its child, too.
         Err(failure) if failure.is_by_decision() => {
@@ -63,6 +66,7 @@ pub(crate) async fn connect(args: ConnectArgs, inherited: Inherited) -> Result<(
 }
 
 pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Result<(), Failure> {
+    check_framing(&args.joining, &Address::stdio(), &args.address)?;
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
@@ -84,7 +88,8 @@ pub(crate) async fn listen_once(args: ListenArgs, inherited: Inherited) -> Resul
     };
     let client = client.map_err(|error| Failure::io("accept", &error))?;
     let _ = listener.close();
-    terminal.join(client.channel, &client.peer, &args.joining, &report, &mut signals).await
+    let options = relay_options(&args.joining, &[&args.address]);
+    terminal.join(client.channel, &client.peer, options, &report, &mut signals).await
 }
 
 /// Standard input and output as a channel.
@@ -122,11 +127,10 @@ impl Terminal {
         self,
         channel: Arc<dyn Channel>,
         target: &str,
-        args: &JoiningArgs,
+        mut options: RelayOptions,
         report: &Arc<Report>,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
-        let mut options: RelayOptions = relay_options(args);
         if self.interactive {
             // Nobody wants to type into a connection that has ended.
             options = options.ends_with(Some(Side::Right));

@@ -48,6 +48,9 @@ struct State {
     buffer: Vec<u8>,
 }
 
+/// The socket of a peer, where to put what came before it, and that.
+type NewPeer = (OwnedFd, Arc<Early>, Vec<Box<[u8]>>);
+
 impl UdpPeers {
     /// Binds the socket.
     pub(crate) fn bind(local: SocketAddr) -> rustix::io::Result<(OwnedFd, Self)> {
@@ -98,7 +101,7 @@ impl UdpPeers {
                 continue;
             }
             match self.connect(&mut state, listening, peer) {
-                Ok((fd, early, later)) => {
+                Ok(Some((fd, early, later))) => {
                     deliver(&early, peer, datagram);
                     for datagram in later {
                         deliver(&early, peer, datagram);
@@ -108,24 +111,24 @@ impl UdpPeers {
                     let channel = Messages::new(fd.into(), family, kind).with_early(early);
                     return Ok((channel, peer));
                 }
+                // Whoever can send with a false address does not stop the others.
+                Ok(None) => {}
                 Err(error) => {
-                    // Accepted later, or refused for good; the next one then has its turn.
-                    if is_passing(error) {
-                        state.waiting.push_front((peer, datagram));
-                    }
+                    state.waiting.push_front((peer, datagram));
                     return Err(error.into());
                 }
             }
         }
     }
 
-    /// A socket for a peer, and what else has come from it so far.
+    /// A socket for a peer, and what else has come from it so far; `None` when there is no way back
+    /// to the peer.
     fn connect(
         &self,
         state: &mut State,
         listening: BorrowedFd<'_>,
         peer: SocketAddr,
-    ) -> rustix::io::Result<(OwnedFd, Arc<Early>, Vec<Box<[u8]>>)> {
+    ) -> rustix::io::Result<Option<NewPeer>> {
         let v6_only = match self.local.is_ipv6() {
             true => Some(sockopt::ipv6_v6only(listening)?),
             false => None,
@@ -133,7 +136,13 @@ impl UdpPeers {
         let fd = socket(self.local, v6_only)?;
         sockopt::set_socket_reuseport(&fd, true)?;
         rustix::net::bind(&fd, &self.local)?;
-        rustix::net::connect(&fd, &peer)?;
+        if let Err(error) = rustix::net::connect(&fd, &peer) {
+            if is_passing(error) {
+                return Err(error);
+            }
+            event!(warn, %peer, %error, "a datagram was dropped: there is no way to its sender");
+            return Ok(None);
+        }
         let mut later = Vec::new();
         let (own, others): (VecDeque<_>, VecDeque<_>) =
             state.waiting.drain(..).partition(|(sender, _)| *sender == peer);
@@ -161,7 +170,7 @@ impl UdpPeers {
                 }
             }
         }
-        Ok((fd, Arc::new(Early::new()), later))
+        Ok(Some((fd, Arc::new(Early::new()), later)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,6 +187,11 @@ impl State {
             let got = retry_on_intr(|| rustix::net::recvfrom(fd, &mut *buffer, flags))?;
             let (_, length, Some(sender)) = got else { continue };
             let sender = SocketAddr::try_from(sender)?;
+            if sender.port() == 0 {
+                // Nobody can be answered there (RFC 768), and a socket that is connected to port 0
+                // would get what every port of the host sends.
+                continue;
+            }
             return Ok((sender, self.buffer[..length].into()));
         }
     }

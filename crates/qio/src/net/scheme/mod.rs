@@ -114,7 +114,19 @@ impl Scheme {
     pub fn can_listen(&self) -> bool {
         self.listen.is_some()
     }
+
+    /// Whether its channels keep messages apart ([`Features::MESSAGES`](crate::Features::MESSAGES));
+    /// `None` when that shows only once one is there.
+    pub fn keeps_messages(&self) -> Option<bool> {
+        match self.name {
+            name if name == fd::SCHEME.name => None,
+            name => Some(MESSAGE_SCHEMES.contains(&name)),
+        }
+    }
 }
+
+const MESSAGE_SCHEMES: [&str; 3] =
+    [udp::SCHEME.name, unix_dgram::SCHEME.name, unix_seqpacket::SCHEME.name];
 
 impl fmt::Debug for Scheme {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
