@@ -306,7 +306,6 @@ impl Steps for Relay {
 }
 
 /// A stream among channels of messages gets a framing, or there is an error.
-#[expect(clippy::type_complexity, reason = "both channels and what is the matter with them")]
 fn match_ends(
     left: Arc<dyn Channel>,
     right: Arc<dyn Channel>,
