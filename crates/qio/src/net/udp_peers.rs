@@ -228,3 +228,52 @@ fn is_passing(error: Errno) -> bool {
 
 /// A UDP datagram has at most 65,507 bytes of payload over IPv4, 65,527 over IPv6.
 const LARGEST: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::ChannelExt;
+
+    /// The kernel may have chosen the listening socket before the other one was connected.
+    #[test]
+    fn a_straggler_goes_to_the_channel_of_its_peer() {
+        let (fd, peers) = UdpPeers::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"first", peers.local()).unwrap();
+        let (channel, peer) = peers.accept(fd.as_fd()).unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        peers.lock().waiting.push_back((peer, b"straggler"[..].into()));
+        let nobody = peers.accept(fd.as_fd()).unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        let mut buf = [0; 20];
+        assert_eq!(channel.receive(&mut buf).unwrap(), Some(5));
+        assert_eq!(channel.receive(&mut buf).unwrap(), Some(9));
+    }
+
+    /// What the new socket got between binding and connecting.
+    #[test]
+    fn what_waits_of_others_is_accepted_next() {
+        let (fd, peers) = UdpPeers::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let clients = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        for client in &clients {
+            client.send_to(b"x", peers.local()).unwrap();
+        }
+        let (_channel, first) = peers.accept(fd.as_fd()).unwrap();
+        assert!(peers.has_waiting());
+        let (_channel, second) = peers.accept(fd.as_fd()).unwrap();
+        assert!(!peers.has_waiting());
+        let expected = clients.map(|client| client.local_addr().unwrap());
+        assert_eq!([first, second], expected);
+    }
+
+    #[test]
+    fn the_table_of_peers_does_not_grow_for_ever() {
+        let (fd, peers) = UdpPeers::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        for _ in 0..300 {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"x", peers.local()).unwrap();
+            drop(peers.accept(fd.as_fd()).unwrap());
+        }
+        assert!(peers.lock().accepted.len() <= 65, "{}", peers.lock().accepted.len());
+    }
+}
