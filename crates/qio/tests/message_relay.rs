@@ -417,6 +417,8 @@ fn a_stream_that_takes_no_more_stops_the_messages() {
 fn the_rest_of_a_message_goes_out_as_soon_as_the_stream_takes_it() {
     let ((client, left), (right, server)) = (unix(MessageKind::SeqPacket), Duplex::pair());
     let options = RelayOptions::default().framing(Some(Framing::U32));
+    // Nobody waits for the stream to be read from then.
+    server.finish().unwrap();
     let relay = relay(left, Arc::new(right), options);
     let sender = thread::spawn(move || {
         for _ in 0..10 {
