@@ -138,7 +138,7 @@ fn descriptor_limit(error: &qio::Error) -> Option<&io::Error> {
 const DATAGRAM_IDLE: Duration = Duration::from_secs(120);
 
 /// Finds two addresses of which one keeps messages apart and the other does not, where nothing
-/// says how to tell them apart there.
+/// says how to tell them apart there; and a framing that is of no use.
 pub(crate) fn check_framing(
     args: &JoiningArgs,
     left: &Address,
@@ -148,6 +148,10 @@ pub(crate) fn check_framing(
     let (messages, stream) = match (kept(left), kept(right)) {
         (Some(true), Some(false)) => (left, right),
         (Some(false), Some(true)) => (right, left),
+        (Some(one), Some(other)) if one == other && args.framing.is_some() => {
+            let text = "a framing joins messages and a stream, and these are of one kind";
+            return Err(Failure::usage(format!("join {left} and {right}: {text}")));
+        }
         _ => return Ok(()),
     };
     if args.framing.is_some() {

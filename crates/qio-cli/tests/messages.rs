@@ -96,6 +96,11 @@ fn messages_and_a_stream_are_not_joined_without_a_framing() {
         let text = outcome.complaint();
         assert!(text.contains("keeps messages apart, and") && text.contains("--framing"), "{text}");
     }
+    for pair in [["tcp://h:1", "tcp://h:1"], ["udp://h:1", "unix-dgram:/x"]] {
+        let outcome = run(qio(["relay", "--framing", "u16"]).args(pair), b"");
+        assert_eq!(outcome.status, 2);
+        assert!(outcome.complaint().contains("these are of one kind"));
+    }
     let outcome = run(&mut qio(["relay", "--framing", "tar", "udp://h:1", "tcp://h:1"]), b"");
     assert_eq!(outcome.status, 2);
     assert!(outcome.complaint().contains("u16 or u32 or line"));

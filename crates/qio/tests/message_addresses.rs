@@ -282,3 +282,42 @@ fn a_peer_that_cannot_be_accepted_for_want_of_descriptors_is_not_lost() {
         assert_eq!(receive(&*server), b"second");
     });
 }
+
+/// A socket that is bound and not yet connected gets what is meant for others.
+#[test]
+fn peers_that_come_at_the_same_time_get_nothing_of_each_other() {
+    const PEERS: usize = 24;
+    const EACH: usize = 8;
+    for _ in 0..10 {
+        let listener = serve("listen:udp://127.0.0.1:0");
+        let to = listener.local_addresses()[0].clone();
+        let clients: Vec<_> = (0..PEERS)
+            .map(|_| {
+                let to = to.clone();
+                std::thread::spawn(move || {
+                    let client = connect(&to, &ConnectOptions::new()).unwrap();
+                    let fd = client.find::<Messages>().unwrap().descriptor().unwrap();
+                    let own = rustix::net::getsockname(fd).unwrap();
+                    let port = std::net::SocketAddr::try_from(own).unwrap().port();
+                    for number in 0..EACH {
+                        client.send(&[&port.to_be_bytes()[..], &[number as u8]].concat()).unwrap();
+                        std::thread::yield_now();
+                    }
+                    client
+                })
+            })
+            .collect();
+        for _ in 0..PEERS {
+            let server = accept(&listener);
+            let address: Address = server.peer.parse().unwrap();
+            let port = address.port().unwrap().to_be_bytes();
+            for number in 0..EACH {
+                let got = receive(&*server.channel);
+                assert_eq!(got, [&port[..], &[number as u8]].concat(), "{}", server.peer);
+            }
+        }
+        for client in clients {
+            client.join().unwrap();
+        }
+    }
+}
