@@ -17,8 +17,9 @@ use std::task::{Poll, Wake};
 use std::time::{Duration, Instant};
 
 use qio::channel::Base;
+use qio::layer::{Framed, Framing};
 use qio::relay::{Relay, RelayOptions};
-use qio::transport::{Duplex, Pipe, Socket};
+use qio::transport::{Duplex, MessageKind, Messages, Pipe, Socket};
 use qio::watch::{PollSet, SharedFd, Steps};
 use qio::{
     Channel, ChannelExt, FdSink, Features, Interest, Mode, ReadFlags, ReadOp, Readiness,
@@ -1534,4 +1535,90 @@ fn a_waker_that_changed_between_two_polls_is_the_one_that_is_woken() {
         assert!(first_woken.try_recv().is_err());
         assert_eq!(reading.await.unwrap(), 1);
     });
+}
+
+#[test]
+fn messages_arrive_one_by_one_and_an_empty_one_is_not_the_end() {
+    for kind in [MessageKind::Datagram, MessageKind::SeqPacket] {
+        block_on(async {
+            let (left, right) = Messages::pair(kind).unwrap();
+            let left = Arc::new(left);
+            let mut sender = AsyncChannel::new(Arc::clone(&left)).unwrap();
+            let mut receiver = AsyncChannel::new(right).unwrap();
+            let mut buf = [0; 16];
+            let sending = async {
+                for message in [&b"one"[..], b"", b"three"] {
+                    tokio::task::yield_now().await;
+                    sender.send(message).await.unwrap();
+                }
+            };
+            let receiving = async {
+                assert_eq!(receiver.receive(&mut buf).await.unwrap(), Some(3));
+                assert_eq!(receiver.receive(&mut buf).await.unwrap(), Some(0));
+                assert_eq!(receiver.receive(&mut buf).await.unwrap(), Some(5));
+            };
+            tokio::join!(sending, receiving);
+            // As a stream: empty messages are skipped, and not taken for the end.
+            let sending = async {
+                for message in [&b""[..], b"", b"four"] {
+                    tokio::task::yield_now().await;
+                    sender.send(message).await.unwrap();
+                }
+                sender.write_all(b"whole").await.unwrap();
+            };
+            let receiving = async {
+                assert_eq!(receiver.read(&mut buf).await.unwrap(), 4);
+                assert_eq!(receiver.read(&mut buf).await.unwrap(), 5);
+            };
+            tokio::join!(sending, receiving);
+            let refused = receiver.get_ref().read_exact(&mut buf).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported);
+            // A full socket is waited for.
+            let sending = async {
+                for _ in 0..1000 {
+                    sender.send(&[7; 1000]).await.unwrap();
+                }
+                sender.shutdown().await.unwrap();
+            };
+            let receiving = async {
+                let mut buf = [0; 1000];
+                for _ in 0..1000 {
+                    assert_eq!(receiver.receive(&mut buf).await.unwrap(), Some(1000));
+                }
+                if kind == MessageKind::SeqPacket {
+                    assert_eq!(receiver.receive(&mut buf).await.unwrap(), None);
+                    assert_eq!(receiver.read(&mut buf).await.unwrap(), 0);
+                }
+            };
+            tokio::join!(sending, receiving);
+        });
+    }
+}
+
+#[test]
+fn frames_go_through_a_stream_that_takes_little_at_a_time() {
+    for (name, plan) in Plan::each(3) {
+        println!("{name}");
+        block_on(async {
+            let (left, right) = Duplex::pair();
+            let chaos = |end| Framed::new(Chaos::new(end, plan.for_edges()), Framing::U32);
+            let mut sender = AsyncChannel::new(chaos(left)).unwrap();
+            let mut receiver = AsyncChannel::new(chaos(right)).unwrap();
+            let sending = async {
+                for size in 0..60 {
+                    sender.send(&pattern(size * size)).await.unwrap();
+                }
+                sender.shutdown().await.unwrap();
+            };
+            let receiving = async {
+                let mut buf = [0; 4000];
+                for size in 0..60 {
+                    let length = receiver.receive(&mut buf).await.unwrap().unwrap();
+                    assert_eq!(buf[..length], pattern(size * size));
+                }
+                assert_eq!(receiver.receive(&mut buf).await.unwrap(), None);
+            };
+            tokio::join!(sending, receiving);
+        });
+    }
 }

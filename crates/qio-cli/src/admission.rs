@@ -93,8 +93,8 @@ pub(crate) fn check_open(
 
 fn of_scheme(address: &Address) -> Knows {
     match address.scheme().name {
-        "tcp" => Knows::Network,
-        "unix" => Knows::User,
+        "tcp" | "udp" => Knows::Network,
+        "unix" | "unix-seqpacket" => Knows::User,
         "fd" => Knows::Later,
         _ => Knows::Nothing,
     }

@@ -7,6 +7,7 @@ use clap::builder::TypedValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use qio::Address;
+use qio::layer::Framing;
 use qio::net::Network;
 
 use crate::admission;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
   Only this user and this network may connect:
     qio relay --allow-uid \"$USER\" listen:unix:/run/db.sock tcp://127.0.0.1:5432
     qio relay --allow-cidr 192.0.2.0/24 listen:tcp://0.0.0.0:5432 unix:/run/db.sock
+  A name server for hosts that cannot reach one over UDP (DNS over TCP, RFC 1035 4.2.2):
+    qio relay --framing u16 listen:udp://127.0.0.1:53 tcp://192.0.2.1:53
   One transfer, with a line about it at the end:
     qio relay -v --once listen:tcp://0.0.0.0:9000 'file:/tmp/upload?write&create&truncate'
 
@@ -210,7 +213,8 @@ pub(crate) struct AdmissionArgs {
     /// repeatable
     #[arg(long, value_name = "GROUP", value_parser = admission::group)]
     pub(crate) allow_gid: Vec<u32>,
-    /// Let in only clients of this network, as 192.0.2.0/24 or ::1, on TCP sockets; repeatable
+    /// Let in only clients of this network, as 192.0.2.0/24 or ::1, on TCP and
+    /// UDP sockets; repeatable
     #[arg(long, value_name = "NET", value_parser = admission::network)]
     pub(crate) allow_cidr: Vec<Network>,
 }
@@ -251,9 +255,10 @@ pub(crate) struct OpeningArgs {
 /// How two channels are joined.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JoiningArgs {
-    /// End a connection when nothing moved for TIME [default: never]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) idle_timeout: Option<Duration>,
+    /// End a connection when nothing moved for TIME, or forever [default: forever, with a
+    /// listener for datagrams 2m]
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub(crate) idle_timeout: Option<Limit>,
     /// How long one direction may be silent after the other has ended: TIME, or forever
     /// [default: 10m, and 1s for two addresses that are joined again (reconnect-ms)]
     #[arg(long, value_name = "TIME", value_parser = limit)]
@@ -261,6 +266,10 @@ pub(crate) struct JoiningArgs {
     /// Send on file descriptors that arrive on Unix sockets
     #[arg(long)]
     pub(crate) pass_fds: bool,
+    /// How messages are told apart in the stream of one side, where the other keeps them apart:
+    /// u16 or u32 (a length of two or four bytes, the high one first), or line
+    #[arg(long, value_name = "FRAMING", value_parser = framing)]
+    pub(crate) framing: Option<Framing>,
     /// Never move data with splice(2)
     #[arg(long)]
     pub(crate) no_splice: bool,
@@ -301,6 +310,10 @@ fn escape(text: &str) -> Result<Escape, String> {
 
 fn limit(text: &str) -> Result<Limit, String> {
     if text == "forever" { Ok(Limit(None)) } else { duration(text).map(|time| Limit(Some(time))) }
+}
+
+fn framing(text: &str) -> Result<Framing, String> {
+    text.parse()
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -56,7 +56,7 @@ impl Room {
 fn descriptors_of(right: &Address) -> u64 {
     match right.scheme().name {
         _ if right.is_listening() => 2,
-        "tcp" | "unix" | "file" | "null" => 2,
+        "tcp" | "unix" | "udp" | "unix-dgram" | "unix-seqpacket" | "file" | "null" => 2,
         // Two pipes, what watches each, and the process.
         "exec" => 8,
         _ => 6,

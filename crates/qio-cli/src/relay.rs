@@ -19,8 +19,8 @@ use crate::exit::Failure;
 use crate::report::{Report, counted};
 use crate::service::Service;
 use crate::session::{
-    Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
-    reached, relay_options, turned_on,
+    Cut, CutFlag, LIMIT_PAUSE, Opener, check_framing, child_status, end_child_in_time, gone, join,
+    outcome, reached, relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -53,13 +53,14 @@ pub(crate) async fn run(
         inherited.check(address)?;
     }
     admission::check(&args.admission, &[&args.left, &args.right])?;
+    check_framing(&args.joining, &args.left, &args.right)?;
     let listener = match args.left.is_listening() {
         true => Some(listen(&args.left, &inherited, &args.admission, &report)?),
         false => None,
     };
     let right = RightSide::open(&args, &inherited, &report)?;
     let rejoins = listener.is_none() && rejoin_pause(&args).is_some();
-    let mut options = relay_options(&args.joining);
+    let mut options = relay_options(&args.joining, &[&args.left, &args.right]);
     if rejoins && args.joining.half_close.is_none() {
         options = options.half_close(HalfClose::Close { grace: REJOIN_GRACE });
     }

@@ -89,6 +89,12 @@ enum Event<'a> {
         received: u64,
         spliced: u64,
         lost: u64,
+        /// Of channels that keep them apart; as with bytes.
+        messages_sent: u64,
+        messages_received: u64,
+        messages_lost: u64,
+        refusals: u64,
+        loss: Option<String>,
         fds_passed: u64,
         fds_dropped: u64,
         duration_s: f64,
@@ -359,7 +365,7 @@ impl Connection {
         report.moved.fetch_add(bytes, Ordering::Relaxed);
         if report.output.json {
             report.json(&self.event(record));
-        } else if report.output.verbose || record.lost() > 0 {
+        } else if report.output.verbose || record.lost() > 0 || record.messages_lost() > 0 {
             // A loss is never silent.
             report.line(&self.text(record));
         } else {
@@ -407,9 +413,16 @@ impl Connection {
             }
         };
         part(there.spliced + back.spliced, "byte", "spliced");
+        part(there.messages, "message", "sent");
+        part(back.messages, "message", "received");
+        part(there.refusals + back.refusals, "refusal", "by the network");
+        part(record.messages_lost(), "message", "LOST");
         part(record.lost(), "byte", "LOST");
         part(there.fds_passed + back.fds_passed, "descriptor", "passed");
         part(there.fds_dropped + back.fds_dropped, "descriptor", "dropped");
+        if let Some(loss) = loss(record) {
+            let _ = write!(text, " ({})", plain(loss));
+        }
         text
     }
 
@@ -424,6 +437,11 @@ impl Connection {
             received: back.bytes,
             spliced: there.spliced + back.spliced,
             lost: record.lost(),
+            messages_sent: there.messages,
+            messages_received: back.messages,
+            messages_lost: record.messages_lost(),
+            refusals: there.refusals + back.refusals,
+            loss: loss(record).map(|error| plain(error)),
             fds_passed: there.fds_passed + back.fds_passed,
             fds_dropped: there.fds_dropped + back.fds_dropped,
             duration_s: record.duration.as_secs_f64(),
@@ -460,6 +478,11 @@ impl Drop for Connection {
 
 /// After so many connections at a time, the memory that they used is given back to the system.
 const RUSH: u64 = 64;
+
+/// Why the first message was lost, in either direction.
+fn loss(record: &Record) -> Option<&std::io::Error> {
+    record.left_to_right.loss.as_ref().or(record.right_to_left.loss.as_ref())
+}
 
 /// Why a relay ended, in words.
 pub(crate) fn ending(record: &Record) -> String {

@@ -147,10 +147,51 @@ fn descriptor_limit(error: &qio::Error) -> Option<&io::Error> {
     None
 }
 
-/// What the command line says about joining, as options of a relay.
-pub(crate) fn relay_options(args: &JoiningArgs) -> RelayOptions {
+/// How long the peers of a listener for datagrams may be silent unless something else is said.
+///
+/// They never say that they go, and each holds two sockets. Two minutes is the time that RFC 4787
+/// (REQ-5) makes a NAT remember one for.
+const DATAGRAM_IDLE: Duration = Duration::from_secs(120);
+
+/// Finds two addresses of which one keeps messages apart and the other does not, where nothing
+/// says how to tell them apart there; and a framing that is of no use.
+pub(crate) fn check_framing(
+    args: &JoiningArgs,
+    left: &Address,
+    right: &Address,
+) -> Result<(), Failure> {
+    let kept = |address: &Address| address.scheme().keeps_messages();
+    let (messages, stream) = match (kept(left), kept(right)) {
+        (Some(true), Some(false)) => (left, right),
+        (Some(false), Some(true)) => (right, left),
+        (Some(one), Some(other)) if one == other && args.framing.is_some() => {
+            let text = "a framing joins messages and a stream, and these are of one kind";
+            return Err(Failure::usage(format!("join {left} and {right}: {text}")));
+        }
+        _ => return Ok(()),
+    };
+    if args.framing.is_some() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "join {left} and {right}: {} keeps messages apart, and {} does not (say how to tell them \
+         apart there: --framing u16, u32 or line)",
+        messages.scheme().name,
+        stream.scheme().name,
+    )))
+}
+
+/// What the command line says about joining `addresses`, as options of a relay.
+pub(crate) fn relay_options(args: &JoiningArgs, addresses: &[&Address]) -> RelayOptions {
+    let of_datagrams =
+        |address: &&Address| address.is_listening() && address.scheme().name == "udp";
+    let idle = match args.idle_timeout {
+        Some(limit) => limit.0,
+        None => addresses.iter().any(of_datagrams).then_some(DATAGRAM_IDLE),
+    };
     RelayOptions::default()
-        .idle_timeout(args.idle_timeout)
+        .idle_timeout(idle)
+        .framing(args.framing)
         .half_close(
             args.half_close
                 .map_or_else(HalfClose::default, |limit| HalfClose::Propagate { limit: limit.0 }),

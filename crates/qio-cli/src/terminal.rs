@@ -13,14 +13,16 @@ use rustix::termios::{isatty, tcgetpgrp};
 use tokio::sync::watch as flag;
 
 use crate::admission;
-use crate::args::{ConnectArgs, Escape, JoiningArgs, ListenArgs, OutputArgs};
+use crate::args::{ConnectArgs, Escape, ListenArgs, OutputArgs};
 use crate::exit::Failure;
 use crate::kept::Kept;
 use crate::keyboard::{Happening, Keyboard, window_size};
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
 use crate::service::Service;
-use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
+use crate::session::{
+    Cut, Opener, check_framing, child_status, end_child, join, outcome, relay_options,
+};
 use crate::stop::{Signals, Wish};
 
 pub(crate) async fn connect(
@@ -28,6 +30,7 @@ pub(crate) async fn connect(
     inherited: Inherited,
     service: Arc<Service>,
 ) -> Result<(), Failure> {
+    check_framing(&args.joining, &Address::stdio(), &args.address)?;
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let mut terminal = Terminal::take(&inherited)?;
     terminal.choose_mode(&args)?;
@@ -39,6 +42,7 @@ pub(crate) async fn connect(
         opener = opener.endlessly();
     }
     let target = args.address.to_string();
+    let options = relay_options(&args.joining, &[&args.address]);
     let (channel, failure) = loop {
         let address = terminal.fit(&args.address)?;
         let channel = tokio::select! {
@@ -48,7 +52,8 @@ pub(crate) async fn connect(
         service.ready();
         let to = Arc::clone(&channel);
         let keep = pause.is_some();
-        let ended = terminal.join(to, &target, &args.joining, &report, &mut signals, keep).await;
+        let options = options.clone();
+        let ended = terminal.join(to, &target, options, &report, &mut signals, keep).await;
         if ended.left {
             end_child(channel).await;
             return Ok(());
@@ -102,6 +107,7 @@ pub(crate) async fn listen_once(
     inherited: Inherited,
     service: Arc<Service>,
 ) -> Result<(), Failure> {
+    check_framing(&args.joining, &Address::stdio(), &args.address)?;
     let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
@@ -127,7 +133,8 @@ pub(crate) async fn listen_once(
     let client = client.map_err(|error| Failure::io("accept", &error))?;
     let _ = listener.close();
     let (channel, peer) = (client.channel, client.peer);
-    terminal.join(channel, &peer, &args.joining, &report, &mut signals, false).await.result
+    let options = relay_options(&args.joining, &[&args.address]);
+    terminal.join(channel, &peer, options, &report, &mut signals, false).await.result
 }
 
 /// How a connection of the terminal ended.
@@ -222,12 +229,11 @@ impl Terminal {
         &self,
         channel: Arc<dyn Channel>,
         target: &str,
-        args: &JoiningArgs,
+        mut options: RelayOptions,
         report: &Arc<Report>,
         signals: &mut Signals,
         keep: bool,
     ) -> Ended {
-        let mut options: RelayOptions = relay_options(args);
         if self.keyboard.is_some() || keep || has_pty(&*channel) {
             // Nobody wants to type into a connection that has ended.
             options = options.ends_with(Some(Side::Right));

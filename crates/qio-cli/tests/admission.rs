@@ -75,6 +75,38 @@ fn networks_are_let_in_and_others_are_refused() {
 }
 
 #[test]
+fn udp_peers_and_seqpacket_clients_are_restricted_like_others() {
+    use std::net::UdpSocket;
+
+    use qio::ChannelExt;
+
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (network, is_in) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+        let listen = "listen:udp://127.0.0.1:0";
+        let args = ["--framing", "u16", "--allow-cidr", network, listen, "echo:"];
+        let (mut relay, address) = Running::relay(&args);
+        client.send_to(b"hello", address.strip_prefix("udp://").unwrap()).unwrap();
+        if is_in {
+            let mut buf = [0; 10];
+            assert_eq!(client.recv(&mut buf).unwrap(), 5, "{network}");
+        } else {
+            let peer = relay.event("refused")["peer"].as_str().unwrap().to_owned();
+            assert_eq!(peer, format!("udp://{}", client.local_addr().unwrap()));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("listen:unix-seqpacket:{}", path.display());
+    let nobody = (rustix::process::geteuid().as_raw() + 1).to_string();
+    let args = ["--framing", "u16", "--allow-uid", &nobody, &listen, "echo:"];
+    let (mut relay, address) = Running::relay(&args);
+    let client = qio::net::connect(&address.parse().unwrap(), &Default::default()).unwrap();
+    assert!(relay.event("refused")["reason"].as_str().unwrap().contains("is not allowed"));
+    assert_eq!(client.receive(&mut [0]).unwrap_or(None), None);
+}
+
+#[test]
 fn a_refused_client_is_a_line_when_asked_for_and_a_number_otherwise() {
     let args = "relay --max-connections 8 --allow-cidr 192.0.2.1 listen:tcp://127.0.0.1:0 echo:";
     for verbose in [true, false] {

@@ -23,8 +23,9 @@ fn an_unknown_scheme_is_bad_usage_and_the_likely_one_is_named() {
         &["relay", "listen:tcp://127.0.0.1:0", "nosuch:thing"],
         2,
         "parse nosuch:thing: scheme \"nosuch\" is not known \
-         (schemes: tcp, unix, vsock, fd, file, exec, pty, serial, pipe, stdio, null, echo; did \
-         you mean tcp://nosuch:thing, or qemu:nosuch:thing with the defaults of QEMU?)",
+         (schemes: tcp, unix, vsock, udp, unix-dgram, unix-seqpacket, fd, file, exec, pty, serial, \
+         pipe, stdio, null, echo; did you mean tcp://nosuch:thing, or qemu:nosuch:thing with the \
+         defaults of QEMU?)",
     );
     let outcome = run(&mut qio(["connect", "tpc://127.0.0.1:80"]), b"");
     assert!(outcome.complaint().contains("did you mean tcp"), "{outcome:?}");

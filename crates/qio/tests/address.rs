@@ -337,7 +337,8 @@ fn what_is_built_is_checked_when_it_is_used() {
     let error = net::listen(&Address::file("x").listening(), &Default::default()).unwrap_err();
     assert_eq!(
         error.report().to_string(),
-        "listen file:x: file cannot be listened on (these can: tcp, unix, vsock, fd)"
+        "listen file:x: file cannot be listened on \
+         (these can: tcp, unix, vsock, udp, unix-seqpacket, fd)"
     );
     let error = net::listen(&Address::tcp("", 80), &Default::default()).unwrap_err();
     assert_eq!(
@@ -494,11 +495,17 @@ fn any_target() -> impl Strategy<Value = Address> {
         }),
     ];
     let fixed = proptest::sample::select(vec![Address::stdio(), Address::null(), Address::echo()]);
-    let written = prop_oneof!["pty:[a-z]{1,8}", "serial:/dev/[a-z]{1,8}"]
-        .prop_map(|text: String| parse(&text).unwrap());
+    let written = prop_oneof![
+        "pty:[a-z]{1,8}",
+        "serial:/dev/[a-z]{1,8}",
+        "udp://[a-z]{1,8}:[1-9][0-9]{0,3}",
+        "unix-dgram:[@/]?[a-z]{1,8}",
+        "unix-seqpacket:[@/]?[a-z]{1,8}",
+    ]
+    .prop_map(|text: String| parse(&text).unwrap());
     prop_oneof![
         6 => tcp, 2 => file, 2 => unix, 1 => name, 1 => padded, 1 => marked, 2 => vsock,
-        1 => vsock_any, 2 => exec, 2 => pipe, 2 => fd, 4 => written, 2 => fixed
+        1 => vsock_any, 2 => exec, 2 => pipe, 2 => fd, 10 => written, 2 => fixed
     ]
 }
 

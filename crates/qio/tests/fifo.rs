@@ -320,14 +320,14 @@ fn the_flags_of_a_shared_descriptor_are_not_touched() {
 fn a_descriptor_without_a_stream_of_bytes_is_given_back_untouched() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
-    let (datagram, _peer) = UnixDatagram::pair().unwrap();
+    let datagram = UnixDatagram::unbound().unwrap();
     let unconnected = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let own = rustix::process::getpid();
     let pidfd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
     let name = rustix::fs::open("/dev/null", OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
     let refused: [(&str, OwnedFd); 8] = [
         ("listens", listener.into()),
-        ("not a stream socket", datagram.into()),
+        ("not connected", datagram.into()),
         ("not connected", unconnected),
         ("directory", std::fs::File::open("/").unwrap().into()),
         ("no stream of bytes", epoll::create(epoll::CreateFlags::CLOEXEC).unwrap()),

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use qio::relay::{Relay, RelayOptions};
-use qio::transport::{Duplex, Socket};
+use qio::transport::{Duplex, MessageKind, Messages, Socket};
 use qio::{Channel, ChannelExt, WriteFlags, watch};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -69,6 +69,22 @@ fn descriptors_that_nobody_asked_for_are_told_with_the_name_of_the_channel() {
     let warnings: Vec<_> = told.iter().filter(|line| line.starts_with("WARN")).collect();
     let [warning] = warnings[..] else { panic!("{told:#?}") };
     assert!(warning.contains("channel=vhost-user") && warning.contains("descriptors"), "{warning}");
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_told_of_messages_too() {
+    let told = lines(|| {
+        let (left, right) = Messages::pair(MessageKind::SeqPacket).unwrap();
+        let stdin = std::io::stdin();
+        left.send_with(&[IoSlice::new(b"x")], WriteFlags::empty(), &[stdin.as_fd()]).unwrap();
+        assert_eq!(right.peek(&mut [0]).unwrap(), 1);
+        assert_eq!(right.receive(&mut [0]).unwrap(), Some(1));
+        left.send(b"y").unwrap();
+        assert_eq!(right.receive(&mut [0]).unwrap(), Some(1));
+    });
+    let warnings: Vec<_> = told.iter().filter(|line| line.starts_with("WARN")).collect();
+    let [warning] = warnings[..] else { panic!("{told:#?}") };
+    assert!(warning.contains("channel=unix seqpacket socket"), "{warning}");
 }
 
 #[test]

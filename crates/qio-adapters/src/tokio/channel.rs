@@ -29,6 +29,10 @@ use super::storage::Storage;
 /// bytes at once, and the next write, flush or shutdown reports its failure: flush before dropping.
 /// Seek only before the first read or write.
 ///
+/// A channel with [`Features::MESSAGES`] reads one message at a time and skips empty ones, which a
+/// stream has no word for; every write is a message. [`receive`](AsyncChannel::receive) and
+/// [`send`](AsyncChannel::send) move messages as they are.
+///
 /// # Cancel safety
 ///
 /// Every future of this type may be dropped at any time: a read that is given up has taken
@@ -193,6 +197,32 @@ impl<C: Channel> AsyncChannel<C> {
     pub async fn confirm(&mut self) -> Result<Confirmed> {
         self.write.confirm().await
     }
+
+    /// Receives one message, and gives its length, which may be 0; `None` is the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::receive`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: it has taken no message then.
+    pub async fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        self.read.receive(buf).await
+    }
+
+    /// Sends one message, which may be empty.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::send`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The message is sent whole or not at all; whether it was is not known when this is dropped.
+    pub async fn send(&mut self, message: &[u8]) -> Result<()> {
+        self.write.send(message).await
+    }
 }
 
 impl<C: Channel> AsyncRead for AsyncChannel<C> {
@@ -292,6 +322,25 @@ impl<C: Channel> ReadHalf<C> {
         poll_fn(|cx| {
             hub.poll(side, (Call::Transfer, Interest::READ), cx, |channel| {
                 channel.read_with(bufs, flags, fds.as_deref_mut())
+            })
+        })
+        .await
+    }
+
+    /// Receives as [`AsyncChannel::receive`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::receive`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: it has taken no message then.
+    pub async fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        let Self { hub, side } = self;
+        poll_fn(|cx| {
+            hub.poll(side, (Call::Transfer, Interest::READ), cx, |channel| {
+                channel.receive_with(&mut [IoSliceMut::new(buf)], ReadFlags::NONBLOCK, None)
             })
         })
         .await
@@ -420,6 +469,28 @@ impl<C: Channel> WriteHalf<C> {
             hub.poll(side, (Call::Flush, Interest::WRITE), cx, |channel| channel.confirm())
         })
         .await
+    }
+
+    /// Sends as [`AsyncChannel::send`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChannelExt::send`], but never `WouldBlock`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The message is sent whole or not at all; whether it was is not known when this is dropped.
+    pub async fn send(&mut self, message: &[u8]) -> Result<()> {
+        let Self { hub, side } = self;
+        poll_fn(|cx| {
+            hub.poll(side, (Call::Transfer, Interest::WRITE), cx, |channel| {
+                channel.send_with(&[IoSlice::new(message)], WriteFlags::NONBLOCK, &[])
+            })
+        })
+        .await?;
+        // A layer may have taken it, and the channel below it only a part.
+        poll_fn(|cx| hub.poll(side, (Call::Flush, Interest::WRITE), cx, |channel| channel.flush()))
+            .await
     }
 
     fn poll_write_with(

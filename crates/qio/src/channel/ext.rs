@@ -11,28 +11,31 @@ use super::check::{check_read, check_write, invalid, require};
 use super::peek::peek_at_least;
 use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
-    write_more, write_op, write_rest,
+    receive_op, write_more, write_op, write_rest,
 };
 use super::wait::{until_done, wait};
 use super::{
-    Channel, Confirmed, Corked, FdSink, Features, ReadFlags, ReadOp, WriteFlags, WriteOp, owned,
+    Channel, Confirmed, Corked, FdSink, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
+    owned,
 };
 use crate::interest::{Interest, Readiness};
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
 ///
-/// Three families:
+/// Four families:
 ///
 /// - `read…`, `write…`: once, with partial progress. They wait for the first byte in
 ///   [`Mode::Blocking`](super::Mode::Blocking) and return `WouldBlock` in [`Mode::NonBlocking`](super::Mode::NonBlocking).
 /// - `…_exact`, `…_all`, `finish_all`, `flush_all`: until everything has moved. They wait in
 ///   either mode.
+/// - `receive…`, `send…`: one message of a channel with [`Features::MESSAGES`], which has no
+///   `…_exact` and no `…_all`.
 /// - [`wait`](ChannelExt::wait): until a condition holds.
 ///
 /// Whoever waits does so through the current [`Waiter`](crate::watch::Waiter): the thread, unless
 /// a coroutine or the host program waits in its place.
 ///
-/// An empty buffer is a no-op that returns 0, whatever happened before. What a channel cannot do
+/// An empty read or write is a no-op that returns 0, whatever happened before. What a channel cannot do
 /// (see [`Features`]) is `Unsupported`, before any byte moves.
 pub trait ChannelExt: Channel {
     /// The name that appears in errors and events.
@@ -193,7 +196,7 @@ pub trait ChannelExt: Channel {
         if buf.is_empty() {
             return Ok(true);
         }
-        match read_op(self, &mut ReadOp::new(&mut [IoSliceMut::new(buf)])) {
+        match read_op(self, &mut ReadOp::new(&mut [IoSliceMut::new(buf)]).part()) {
             Ok(n) if n == buf.len() => Ok(true),
             Ok(0) => Ok(false),
             first => read_more(self.as_channel(), buf, first),
@@ -374,7 +377,7 @@ pub trait ChannelExt: Channel {
         if buf.is_empty() {
             return Ok(());
         }
-        match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)])) {
+        match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)]).part()) {
             Ok(n) if n == buf.len() => Ok(()),
             first => write_more(self.as_channel(), buf, first),
         }
@@ -514,6 +517,79 @@ pub trait ChannelExt: Channel {
     #[doc(alias = "qio_channel_set_cork")]
     fn corked(&self) -> Corked<'_> {
         Corked::new(self.as_channel())
+    }
+
+    /// Receives one message, and gives its length, which may be 0; `None` is the end.
+    ///
+    /// Waits for it in [`Mode::Blocking`](super::Mode::Blocking).
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](ChannelExt::read). `InvalidData` for a message that is longer than the buffer
+    /// and lost ([`MessageError`](super::MessageError) has its length), `InvalidInput` for an empty
+    /// buffer, which would lose every message; `Unsupported` without [`Features::MESSAGES`].
+    fn receive(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        self.receive_with(&mut [IoSliceMut::new(buf)], ReadFlags::empty(), None)
+    }
+
+    /// Receives one message into several buffers, with flags, and with the descriptors that
+    /// arrive with it.
+    ///
+    /// With [`ReadFlags::PEEK`] the message stays, and only what fits of it is looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](ChannelExt::receive) and [`read_with`](ChannelExt::read_with).
+    fn receive_with(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        flags: ReadFlags,
+        fds: Option<&mut FdSink>,
+    ) -> Result<Option<usize>> {
+        let channel = self.as_channel();
+        require(channel, Features::MESSAGES, "receiving messages")?;
+        check_read(channel, flags, fds.is_some())?;
+        match filled_mut(bufs) {
+            [] => Err(invalid(channel, "a message needs room")),
+            bufs => receive_op(channel, &mut ReadOp::new(bufs).with(flags, fds)),
+        }
+    }
+
+    /// Sends one message, which may be empty.
+    ///
+    /// Waits for room in [`Mode::Blocking`](super::Mode::Blocking).
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](ChannelExt::write). `InvalidInput` for a message that is too long to be sent
+    /// as one ([`MessageError`](super::MessageError) has its length); `Unsupported` without
+    /// [`Features::MESSAGES`].
+    fn send(&self, message: &[u8]) -> Result<()> {
+        self.send_with(&[IoSlice::new(message)], WriteFlags::empty(), &[])
+    }
+
+    /// Sends several buffers as one message, with descriptors. An empty message can carry some,
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](ChannelExt::send); `Unsupported` for descriptors without
+    /// [`Features::FD_PASS`], `InvalidInput` for more than
+    /// [`MAX_FDS_PER_MESSAGE`](super::MAX_FDS_PER_MESSAGE).
+    fn send_with(
+        &self,
+        bufs: &[IoSlice<'_>],
+        flags: WriteFlags,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let channel = self.as_channel();
+        require(channel, Features::MESSAGES, "sending messages")?;
+        check_write(channel, flags, fds)?;
+        write_op(channel, &mut WriteOp::new(filled(bufs)).with(flags, fds))?;
+        let may_wait =
+            !flags.contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+        // A layer may have taken the message, and the channel below it only a part.
+        if may_wait { self.flush_all(None) } else { Ok(()) }
     }
 
     /// Waits until one of the wanted conditions, a hang-up or an error is there.

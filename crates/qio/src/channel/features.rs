@@ -26,6 +26,22 @@ bitflags! {
         /// A read that filled less than it had room for, and brought no descriptors, has taken all
         /// there was: an edge-triggered loop may wait for the next edge without another attempt.
         const DRAINS = 1 << 7;
+        /// One call is one message (UDP, Unix datagrams, `SOCK_SEQPACKET`).
+        ///
+        /// - **A write** sends all of its buffers as one message, or fails: never a part. What is
+        ///   too long for the socket is `InvalidInput`
+        ///   ([`MessageError::TooLong`](super::MessageError::TooLong)).
+        /// - **A read** gives one message. One that is longer than the buffers is `InvalidData`
+        ///   ([`MessageError::Truncated`](super::MessageError::Truncated), with its length) and
+        ///   gone; a peek gives its start.
+        /// - **An empty message** is not the end:
+        ///   [`receive`](super::ChannelExt::receive) tells them apart, `read` skips it. Only
+        ///   [`send`](super::ChannelExt::send) sends one; an empty `write` does nothing, as ever.
+        /// - **The end**: of a `SOCK_SEQPACKET` connection, and of what was shut down here. A
+        ///   datagram socket has no other.
+        /// - `read_exact…`, `peek_at_least` and `write_all…`, which would put messages together or
+        ///   take them apart, are `Unsupported`.
+        const MESSAGES = 1 << 8;
         /// Owned buffers are sent without a copy where the kernel can. Without it they are copied.
         #[doc(alias = "QIO_CHANNEL_FEATURE_WRITE_ZERO_COPY")]
         const ZERO_COPY = 1 << 9;

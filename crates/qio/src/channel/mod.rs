@@ -9,6 +9,7 @@ mod fd_sink;
 mod features;
 mod forward;
 mod io;
+mod message;
 mod op;
 mod owned;
 mod peek;
@@ -30,6 +31,7 @@ pub use ext::ChannelExt;
 pub use fd_sink::{FdSink, MAX_FDS_PER_MESSAGE};
 pub use features::Features;
 pub use io::Io;
+pub use message::MessageError;
 pub use op::{ReadFlags, ReadOp, WriteFlags, WriteOp};
 pub use owned::Confirmed;
 pub(crate) use owned::copy as copy_owned;
@@ -51,6 +53,8 @@ use crate::watch::{LOOK_AGAIN, PollSet, SharedFd};
 /// - **Results.** `Ok(0)` from a read is the end of the stream and nothing else, and it is sticky:
 ///   every later read returns it again. (Files and memory buffers end where their position says.)
 ///   Never more bytes are reported than were asked for. Partial progress is normal.
+/// - **Messages.** With [`Features::MESSAGES`] one call is one message, whole or not at all; what
+///   that means for each call is told there.
 /// - **Waiting is data.** [`watch`](Channel::watch) says what to poll. No channel stores a
 ///   callback, a waker or an event loop, and none has a thread of its own.
 /// - **Threads.** One reader, one writer, and any number of callers of the other methods may use a
@@ -162,12 +166,17 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     /// The operation has room for at least one byte, and its flags, offset and descriptor sink
     /// were checked against [`Base::features`]: what the channel does not announce does not
     /// arrive here.
+    ///
+    /// A channel with [`Features::MESSAGES`] asks [`ReadOp::require_whole`] first, and gives
+    /// [`MessageError::Empty`] for an empty message.
     #[doc(alias = "qio_channel_readv_full")]
     fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize>;
 
     /// Writes once: sends each buffer before the next, descriptors with the first byte.
     ///
-    /// The operation has at least one byte, and was checked like that of a read.
+    /// The operation has at least one byte, and was checked like that of a read. Only to a channel
+    /// with [`Features::MESSAGES`] comes one without: an empty message. Such a channel asks
+    /// [`WriteOp::require_whole`] first.
     #[doc(alias = "qio_channel_writev_full")]
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize>;
 

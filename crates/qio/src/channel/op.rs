@@ -1,11 +1,11 @@
 //! Operations: a read or a write with all that belongs to it.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
 use bitflags::bitflags;
 
-use super::FdSink;
+use super::{Base, FdSink};
 
 bitflags! {
     /// How one read behaves.
@@ -42,6 +42,10 @@ bitflags! {
     }
 }
 
+/// The mark of an operation that is one of several for the same buffers. It stands beside the flags,
+/// where setting it costs nothing.
+const PART: u8 = 1 << 7;
+
 /// One read: buffers, flags, offset, and where descriptors go.
 ///
 /// Only [`ChannelExt`](super::ChannelExt) makes one, after it has checked that the channel can do
@@ -67,6 +71,13 @@ impl<'a, 'b> ReadOp<'a, 'b> {
         self
     }
 
+    /// One of several that move the same buffers.
+    #[inline]
+    pub(super) fn part(mut self) -> Self {
+        self.flags |= ReadFlags::from_bits_retain(PART);
+        self
+    }
+
     pub(super) fn at(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -81,7 +92,23 @@ impl<'a, 'b> ReadOp<'a, 'b> {
     /// How to read.
     #[inline]
     pub fn flags(&self) -> ReadFlags {
-        self.flags
+        self.flags & ReadFlags::all()
+    }
+
+    /// Refuses an operation that is one of several for the same buffers. For channels with
+    /// [`Features::MESSAGES`](super::Features::MESSAGES), which cannot serve it; no other channel
+    /// needs to ask.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, with the name of the channel.
+    #[inline]
+    pub fn require_whole(&self, base: &Base) -> Result<()> {
+        if self.flags.bits() & PART == 0 {
+            Ok(())
+        } else {
+            Err(no_parts(base, "exact reads put messages together", "receive"))
+        }
     }
 
     /// Where to read; `None` is the current position, or a stream.
@@ -132,6 +159,13 @@ impl<'a, 'b> WriteOp<'a, 'b> {
         self
     }
 
+    /// One of several that move the same buffers.
+    #[inline]
+    pub(super) fn part(mut self) -> Self {
+        self.flags |= WriteFlags::from_bits_retain(PART);
+        self
+    }
+
     pub(super) fn at(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -146,7 +180,23 @@ impl<'a, 'b> WriteOp<'a, 'b> {
     /// How to write.
     #[inline]
     pub fn flags(&self) -> WriteFlags {
-        self.flags
+        self.flags & WriteFlags::all()
+    }
+
+    /// Refuses an operation that is one of several for the same buffers. For channels with
+    /// [`Features::MESSAGES`](super::Features::MESSAGES), which cannot serve it; no other channel
+    /// needs to ask.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, with the name of the channel.
+    #[inline]
+    pub fn require_whole(&self, base: &Base) -> Result<()> {
+        if self.flags.bits() & PART == 0 {
+            Ok(())
+        } else {
+            Err(no_parts(base, "writing all may take a message apart", "send"))
+        }
     }
 
     /// Where to write; `None` is the current position, or a stream.
@@ -168,4 +218,10 @@ impl<'a, 'b> WriteOp<'a, 'b> {
     {
         WriteOp { bufs, fds: self.fds, offset: self.offset, flags: self.flags }
     }
+}
+
+#[cold]
+fn no_parts(base: &Base, why: &str, instead: &str) -> Error {
+    let text = format!("{}: {why}, and this channel keeps them whole: use {instead}", base.name());
+    Error::new(ErrorKind::Unsupported, text)
 }

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use super::transfer::wait_and_repeat;
-use super::{Channel, Mode, WriteFlags, WriteOp};
+use super::{Channel, Features, Mode, WriteFlags, WriteOp};
 use crate::interest::Interest;
 
 /// What has become of the owned buffers that were written.
@@ -50,6 +50,10 @@ pub(super) fn write(channel: &dyn Channel, bufs: &[Bytes], flags: WriteFlags) ->
 
 /// All of the buffers, waiting in either mode.
 pub(super) fn write_all(channel: &dyn Channel, bufs: &[Bytes]) -> Result<()> {
+    if keeps_messages(channel) {
+        // The text is that of every other form which may take a message apart.
+        WriteOp::new(&[]).part().require_whole(channel.base())?;
+    }
     let mut rest: SmallVec<[Bytes; INLINE_BUFS]> = filled(bufs).iter().cloned().collect();
     let mut bufs = &mut rest[..];
     while !bufs.is_empty() {
@@ -82,13 +86,19 @@ pub(super) fn write_all(channel: &dyn Channel, bufs: &[Bytes]) -> Result<()> {
 
 /// Writes what the buffers hold, and notes that it was copied.
 pub(crate) fn copy(channel: &dyn Channel, bufs: &[Bytes], flags: WriteFlags) -> Result<usize> {
+    // Those that are left are written by the next attempt, but a message has none.
+    let most = if keeps_messages(channel) { bufs.len() } else { MAX_COPIED_BUFS };
     let slices: SmallVec<[IoSlice<'_>; INLINE_BUFS]> =
-        bufs.iter().take(MAX_COPIED_BUFS).map(|buf| IoSlice::new(buf)).collect();
+        bufs.iter().take(most).map(|buf| IoSlice::new(buf)).collect();
     let written = channel.try_write(&mut WriteOp::new(&slices).with(flags, &[]))?;
     if written > 0 {
         channel.base().note_copied();
     }
     Ok(written)
+}
+
+fn keeps_messages(channel: &dyn Channel) -> bool {
+    channel.base().features().contains(Features::MESSAGES)
 }
 
 /// The answer of a channel that does not keep buffers itself.
@@ -105,5 +115,5 @@ pub(super) fn confirm(channel: &dyn Channel) -> Result<Confirmed> {
 /// How many buffers a write handles without allocation.
 const INLINE_BUFS: usize = 8;
 
-/// How many buffers one attempt looks at: as many as a system call takes (`UIO_MAXIOV`).
+/// How many buffers one attempt on a stream looks at: as many as a system call takes (`UIO_MAXIOV`).
 const MAX_COPIED_BUFS: usize = 1024;

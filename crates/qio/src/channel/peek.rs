@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::check::{check_read, invalid};
 use super::wait::wait;
-use super::{Channel, ReadFlags, ReadOp};
+use super::{Channel, Features, ReadFlags, ReadOp};
 use crate::interest::{Interest, Readiness};
 use crate::watch::{PollSet, waiter};
 
@@ -16,6 +16,11 @@ pub(super) fn peek_at_least(
     deadline: Option<Instant>,
 ) -> Result<usize> {
     check_read(channel, ReadFlags::PEEK, false)?;
+    if channel.base().features().contains(Features::MESSAGES) {
+        // No look shows more than the first message, however long one waits.
+        let mut nothing = [];
+        ReadOp::new(&mut nothing).part().require_whole(channel.base())?;
+    }
     if min > buf.len() {
         let text = format!("a peek for {min} bytes needs room for them, not for {}", buf.len());
         return Err(invalid(channel, &text));

@@ -5,31 +5,78 @@ use std::os::fd::BorrowedFd;
 
 use super::check::invalid;
 use super::wait::wait;
-use super::{Channel, FdSink, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
+use super::{Channel, FdSink, MessageError, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::Interest;
 
-/// One read; waits for it in blocking mode when the channel's own attempt does not.
+/// One read; waits for it in blocking mode when the channel's own attempt does not. Empty messages
+/// are skipped.
 #[inline]
 pub(super) fn read_op<C: Channel + ?Sized>(channel: &C, op: &mut ReadOp<'_, '_>) -> Result<usize> {
     match channel.try_read(op) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => read_blocking(channel, op, error),
+        Err(error) => read_otherwise(channel, op, error),
         result => result,
     }
 }
 
 #[cold]
 #[inline(never)]
-fn read_blocking<C: Channel + ?Sized>(
+fn read_otherwise<C: Channel + ?Sized>(
     channel: &C,
     op: &mut ReadOp<'_, '_>,
-    error: Error,
+    mut error: Error,
 ) -> Result<usize> {
-    let may_wait =
-        !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
-    if !may_wait {
+    let channel = channel.as_channel();
+    loop {
+        let result = if error.kind() == ErrorKind::WouldBlock {
+            read_blocking(channel, op, error)
+        } else if !is_empty_message(&error) {
+            return Err(error);
+        } else if op.flags().contains(ReadFlags::PEEK) {
+            // Looked at for ever, it would hide what is behind it.
+            let flags = op.flags() - ReadFlags::PEEK;
+            match receive_op(channel, &mut ReadOp::new(op.bufs()).with(flags, None)) {
+                Err(error) => Err(error),
+                Ok(_) => channel.try_read(op),
+            }
+        } else {
+            channel.try_read(op)
+        };
+        match result {
+            Err(next) if is_empty_message(&next) => error = next,
+            Err(next) if next.kind() == ErrorKind::WouldBlock && may_wait(channel, op) => {
+                error = next;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn read_blocking(channel: &dyn Channel, op: &mut ReadOp<'_, '_>, error: Error) -> Result<usize> {
+    if !may_wait(channel, op) {
         return Err(error);
     }
-    wait_and_repeat(channel.as_channel(), Interest::READ, |channel| channel.try_read(op))
+    wait_and_repeat(channel, Interest::READ, |channel| channel.try_read(op))
+}
+
+fn may_wait(channel: &dyn Channel, op: &ReadOp<'_, '_>) -> bool {
+    !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking
+}
+
+/// One message: its length, or `None` at the end.
+pub(super) fn receive_op(channel: &dyn Channel, op: &mut ReadOp<'_, '_>) -> Result<Option<usize>> {
+    let result = match channel.try_read(op) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => read_blocking(channel, op, error),
+        result => result,
+    };
+    match result {
+        Ok(0) => Ok(None),
+        Err(error) if is_empty_message(&error) => Ok(Some(0)),
+        result => result.map(Some),
+    }
+}
+
+fn is_empty_message(error: &Error) -> bool {
+    MessageError::of(error) == Some(&MessageError::Empty)
 }
 
 /// One write; waits for it in blocking mode when the channel's own attempt does not.
@@ -80,7 +127,8 @@ pub(super) fn read_rest(
     let mut bufs = filled_mut(bufs);
     while !bufs.is_empty() {
         let n = progress_or_wait(channel, Interest::READ, |channel| {
-            read_op(channel, &mut ReadOp::new(bufs).with(flags, fds.as_deref_mut()))
+            let op = ReadOp::new(bufs).with(flags, fds.as_deref_mut());
+            read_op(channel, &mut op.part())
         })?;
         match n {
             0 if done == 0 => return Ok(false),
@@ -112,7 +160,7 @@ pub(super) fn write_rest(
     IoSlice::advance_slices(&mut bufs, 0);
     while !bufs.is_empty() {
         let n = progress_or_wait(channel, Interest::WRITE, |channel| {
-            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds))
+            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds).part())
         })?;
         if n == 0 {
             return Err(ErrorKind::WriteZero.into());

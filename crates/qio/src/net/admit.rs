@@ -15,7 +15,7 @@ use crate::transport::PeerCredentials;
 
 /// A client, as far as the kernel vouches for it.
 ///
-/// `Display` gives the text that names it: `tcp://192.0.2.1:51234`, or
+/// `Display` gives the text that names it: `tcp://192.0.2.1:51234`, `udp://192.0.2.1:51234`, or
 /// `unix:/run/x.sock (process 17, user 1000)`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -56,7 +56,7 @@ impl Peer {
         &self.local
     }
 
-    /// Its address, of a TCP client; an IPv4 client of a listener on `[::]` has its IPv4 address.
+    /// Its address, of a TCP or UDP client; an IPv4 client of a listener on `[::]` has its IPv4 address.
     pub fn remote(&self) -> Option<SocketAddr> {
         self.remote.map(|remote| match remote.ip().to_canonical() {
             ip if ip == remote.ip() => remote,
@@ -83,7 +83,7 @@ impl fmt::Display for Peer {
             return write!(out, "{}", Address::vsock(cid, port));
         }
         match (self.remote, self.credentials) {
-            (Some(remote), _) => write!(out, "{}", Address::of_socket(remote)),
+            (Some(remote), _) => write!(out, "{}", self.local.of_peer(remote)),
             (None, Some(peer)) => {
                 write!(out, "{} (process {}, user {})", self.local, peer.pid, peer.uid)
             }

@@ -178,7 +178,7 @@ fn is_in_use(error: &io::Error) -> bool {
 }
 
 /// Whether this machine does not have the address, or not the family.
-fn is_not_here(error: &io::Error) -> bool {
+pub(crate) fn is_not_here(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::address::Address;
 use super::admit::Peer;
 use super::listener::Accepted;
 use super::tuning::Tuning;
+use super::udp_peers::UdpPeers;
 use crate::channel::Channel;
-use crate::transport::Socket;
+use crate::transport::{MessageKind, Messages, Socket};
 use crate::watch::{Slot, release};
 
 /// One listening socket.
@@ -24,6 +25,7 @@ use crate::watch::{Slot, release};
 pub(crate) struct Bound {
     pub(super) slot: Slot,
     pub(super) family: AddressFamily,
+    kind: SocketType,
     pub(super) address: Arc<Address>,
     origin: Origin,
 }
@@ -36,6 +38,17 @@ enum Origin {
     File(SocketFile),
     /// Handed over: other processes may listen with it after us.
     Inherited,
+    /// A UDP socket, which every peer gets one of its own beside.
+    Datagram(UdpPeers),
+}
+
+/// Who has come, before it is known whether it may come in.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// A connection.
+    Connection(OwnedFd),
+    /// A peer without one, and what it has sent so far.
+    Peer(Messages),
 }
 
 /// The file of a Unix socket, as it was when it was made.
@@ -48,34 +61,53 @@ pub(crate) struct SocketFile {
 impl Bound {
     /// A TCP socket of our own that listens, in non-blocking mode, with all options set.
     pub(crate) fn own(fd: OwnedFd, family: AddressFamily, address: Address) -> Self {
-        Self::new(fd, family, address, Origin::Own)
+        Self::new(fd, (family, SocketType::STREAM), address, Origin::Own)
     }
 
     /// A Unix socket of our own; `file` is `None` for an abstract name.
-    pub(crate) fn unix(fd: OwnedFd, address: Address, file: Option<SocketFile>) -> Self {
+    pub(crate) fn unix(
+        fd: OwnedFd,
+        kind: SocketType,
+        address: Address,
+        file: Option<SocketFile>,
+    ) -> Self {
         let origin = file.map_or(Origin::Own, Origin::File);
-        Self::new(fd, AddressFamily::UNIX, address, origin)
+        Self::new(fd, (AddressFamily::UNIX, kind), address, origin)
     }
 
-    /// A socket that was handed over, in non-blocking mode.
-    pub(crate) fn inherited(fd: OwnedFd, family: AddressFamily, address: Address) -> Self {
-        Self::new(fd, family, address, Origin::Inherited)
+    /// A UDP socket of our own, in non-blocking mode.
+    pub(crate) fn datagram(fd: OwnedFd, family: AddressFamily, peers: UdpPeers) -> Self {
+        let address = Address::of_datagram_socket(peers.local());
+        Self::new(fd, (family, SocketType::DGRAM), address, Origin::Datagram(peers))
+    }
+
+    /// A socket of this family and type that was handed over, in non-blocking mode.
+    pub(crate) fn inherited(
+        fd: OwnedFd,
+        kind: (AddressFamily, SocketType),
+        address: Address,
+    ) -> Self {
+        Self::new(fd, kind, address, Origin::Inherited)
     }
 
     /// A socket that listens and was handed over, in non-blocking mode.
-    pub(super) fn adopted(fd: OwnedFd, family: AddressFamily) -> Self {
-        let local = rustix::net::getsockname(&fd).ok().filter(|_| is_ip(family));
+    pub(super) fn adopted(fd: OwnedFd, kind: (AddressFamily, SocketType)) -> Self {
+        let local = rustix::net::getsockname(&fd).ok().filter(|_| is_ip(kind.0));
         let local = local.and_then(|local| SocketAddr::try_from(local).ok());
         let number = fd.as_raw_fd().unsigned_abs();
         let local = local.map_or_else(|| Address::fd(number), Address::of_socket);
-        Self::inherited(fd, family, local)
+        Self::inherited(fd, kind, local)
     }
 
-    fn new(fd: OwnedFd, family: AddressFamily, address: Address, origin: Origin) -> Self {
-        Self { slot: Slot::new(fd), family, address: Arc::new(address), origin }
+    fn new(
+        fd: OwnedFd,
+        (family, kind): (AddressFamily, SocketType),
+        address: Address,
+        origin: Origin,
+    ) -> Self {
+        Self { slot: Slot::new(fd), family, kind, address: Arc::new(address), origin }
     }
 
-    #[cfg(test)]
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
@@ -84,8 +116,13 @@ impl Bound {
         is_ip(self.family)
     }
 
-    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
+    pub(super) fn accept(&self) -> io::Result<(Arrival, Peer)> {
         let fd = self.slot.borrow()?;
+        if let Origin::Datagram(peers) = &self.origin {
+            let (channel, peer) = peers.accept(fd.as_fd())?;
+            let who = Peer::new(Arc::clone(&self.address), Some(peer));
+            return Ok((Arrival::Peer(channel), who));
+        }
         let (fd, peer) = loop {
             match accept_once(fd.as_fd(), self.family) {
                 Ok(accepted) => break accepted,
@@ -110,28 +147,48 @@ impl Bound {
         } else if self.family == AddressFamily::VSOCK {
             peer = peer.with_name_of(fd.as_fd());
         }
-        Ok((fd, peer))
+        Ok((Arrival::Connection(fd), peer))
     }
 
     /// Makes a channel of a client.
-    pub(super) fn welcome(&self, fd: OwnedFd, who: Peer, prefix: Option<&str>) -> Accepted {
-        if matches!(self.origin, Origin::Inherited) && self.family != AddressFamily::UNIX {
-            // Who made the socket may have set nothing. A client that has hung up already makes
-            // this fail, and is found out when it is read from.
-            let _ = Tuning::of(&Address::tcp("", 0)).apply(&fd);
-        }
-        let channel = Socket::connected(fd.into(), self.family);
+    pub(super) fn welcome(&self, arrival: Arrival, who: Peer, prefix: Option<&str>) -> Accepted {
+        let channel = match arrival {
+            Arrival::Peer(channel) => Arc::new(channel),
+            Arrival::Connection(fd) => self.channel(fd),
+        };
         let peer = who.to_string();
         channel.base().set_name(match prefix {
             Some(prefix) => format!("{prefix} {peer}"),
             None => peer.clone(),
         });
-        Accepted { channel: Arc::new(channel), peer, who }
+        Accepted { channel, peer, who }
+    }
+
+    fn channel(&self, fd: OwnedFd) -> Arc<dyn Channel> {
+        if matches!(self.origin, Origin::Inherited) && self.family != AddressFamily::UNIX {
+            // Who made the socket may have set nothing. A client that has hung up already makes
+            // this fail, and is found out when it is read from.
+            let _ = Tuning::of(&Address::tcp("", 0)).apply(&fd);
+        }
+        channel_of(fd, self.family, self.kind)
+    }
+
+    /// Whether a client waits of whom the kernel knows nothing any more.
+    pub(super) fn has_waiting(&self) -> bool {
+        matches!(&self.origin, Origin::Datagram(peers) if peers.has_waiting())
+    }
+
+    /// Whether peers that it has accepted share its port, also after it was closed.
+    pub(super) fn has_peers(&self) -> bool {
+        matches!(&self.origin, Origin::Datagram(peers) if peers.has_peers())
     }
 
     /// Whether a client waits.
     pub(super) fn has_client(&self) -> bool {
         let Some(fd) = self.slot.try_borrow() else { return false };
+        if self.has_waiting() {
+            return true;
+        }
         let mut fds = [PollFd::new(&*fd, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         // When in doubt, there is one.
@@ -150,6 +207,14 @@ impl Bound {
             let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
         }
         result.and(release(fd))
+    }
+}
+
+/// The channel of a connected socket of this type, in blocking mode.
+pub(crate) fn channel_of(fd: OwnedFd, family: AddressFamily, kind: SocketType) -> Arc<dyn Channel> {
+    match kind {
+        SocketType::SEQPACKET => Arc::new(Messages::new(fd.into(), family, MessageKind::SeqPacket)),
+        _ => Arc::new(Socket::connected(fd.into(), family)),
     }
 }
 

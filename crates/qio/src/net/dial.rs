@@ -32,6 +32,9 @@ use crate::watch::{PollSet, SharedFd, Steps};
 /// the value that RFC 8305 recommends (section 8).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// Why there is nothing to connect to.
+pub(crate) const NO_FAMILY: &str = "no address of the host is of the family of option \"bind\"";
+
 /// How many addresses are called at once. The ninth has its turn two seconds after the first at the
 /// earliest: by then the first has had a SYN and its retransmission (1 s), and gives way if need
 /// be. Each attempt is a descriptor, and a leg of the wait.
@@ -56,7 +59,8 @@ pub(crate) struct Dial {
     failures: Vec<Failure>,
 }
 
-enum Local {
+/// The local end to connect from.
+pub(crate) enum Local {
     /// The kernel chooses.
     Any,
     Resolving(Resolve),
@@ -99,7 +103,7 @@ impl Dial {
             address: address.to_owned(),
             socket,
             deadline,
-            local: local.map_or(Local::Any, |local| Local::Resolving(Resolve::new(local))),
+            local: Local::new(local),
             resolving: Some(Resolve::new(remote)),
             waiting: VecDeque::new(),
             attempts: Vec::new(),
@@ -111,11 +115,8 @@ impl Dial {
 
     /// Both names, one after the other; their threads run side by side.
     fn resolve(&mut self, now: Instant) -> Poll<Result<()>> {
-        if let Local::Resolving(resolving) = &mut self.local {
-            match std::task::ready!(resolving.step(now)) {
-                Ok(found) => self.local = Local::Known(found),
-                Err(error) => return Poll::Ready(Err(self.unresolved(error))),
-            }
+        if let Err(error) = std::task::ready!(self.local.resolve(now)) {
+            return Poll::Ready(Err(self.unresolved(error)));
         }
         if let Some(resolving) = &mut self.resolving {
             let found = match std::task::ready!(resolving.step(now)) {
@@ -126,7 +127,7 @@ impl Dial {
             self.waiting = interleaved(found);
             self.waiting.retain(|peer| self.local.has(*peer));
             if self.waiting.is_empty() {
-                let text = "no address of the host is of the family of option \"bind\"";
+                let text = NO_FAMILY;
                 let error = Error::new(Class::Open, "connect", &self.address).because(text);
                 return Poll::Ready(Err(error));
             }
@@ -308,13 +309,24 @@ impl OpeningSteps for Dial {
 }
 
 impl Local {
+    pub(crate) fn new(lookup: Option<Lookup>) -> Self {
+        lookup.map_or(Self::Any, |lookup| Self::Resolving(Resolve::new(lookup)))
+    }
+
+    pub(crate) fn resolve(&mut self, now: Instant) -> Poll<Result<()>> {
+        if let Self::Resolving(resolving) = self {
+            *self = Self::Known(std::task::ready!(resolving.step(now))?);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The local end from which `peer` can be reached.
-    fn of(&self, peer: SocketAddr) -> Option<SocketAddr> {
+    pub(crate) fn of(&self, peer: SocketAddr) -> Option<SocketAddr> {
         let Self::Known(known) = self else { return None };
         known.iter().find(|local| local.is_ipv4() == peer.is_ipv4()).copied()
     }
 
-    fn has(&self, peer: SocketAddr) -> bool {
+    pub(crate) fn has(&self, peer: SocketAddr) -> bool {
         matches!(self, Self::Any) || self.of(peer).is_some()
     }
 
@@ -398,7 +410,8 @@ fn interleaved(found: VecDeque<SocketAddr>) -> VecDeque<SocketAddr> {
     }
 }
 
-fn bind(fd: impl AsFd, local: SocketAddr) -> io::Result<()> {
+/// Binds a socket that is to be connected.
+pub(crate) fn bind(fd: impl AsFd, local: SocketAddr) -> io::Result<()> {
     if local.port() == 0 {
         // Where it cannot be (Multipath TCP of old kernels), there are fewer ports, and no error.
         let _ = qio_os::bind_address_no_port(fd.as_fd());

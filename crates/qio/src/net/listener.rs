@@ -13,9 +13,9 @@ use rustix::net::AddressFamily;
 use super::accepting::{Accepting, Backoff};
 use super::address::{Address, Refusal, Role};
 use super::admit::{Peer, Verdict};
-pub(crate) use super::bound::{Bound, SocketFile};
+pub(crate) use super::bound::{Bound, SocketFile, channel_of};
 use super::options::{ListenEvent, ListenOptions};
-use super::scheme::fd::listening_family;
+use super::scheme::fd::listening_kind;
 use super::slots::{Held, Place, Slots};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
@@ -243,12 +243,12 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// With the descriptor given back untouched: `InvalidInput` when it is no stream socket that
+    /// With the descriptor given back untouched: `InvalidInput` when it is no socket that
     /// listens, `NotConnected` when the listener is closed.
     #[doc(alias = "qio_net_listener_add")]
     pub fn add_fd(&self, fd: OwnedFd) -> std::result::Result<(), (io::Error, OwnedFd)> {
-        let family = match listening_family(&fd) {
-            Ok(family) => family,
+        let kind = match listening_kind(&fd) {
+            Ok(kind) => kind,
             Err(error) => return Err((error, fd)),
         };
         let mut state = self.write();
@@ -261,7 +261,7 @@ impl Listener {
         if let Err(error) = prepared {
             return Err((error.into(), fd));
         }
-        let bound = Bound::adopted(fd, family);
+        let bound = Bound::adopted(fd, kind);
         let name = bound.address.to_string();
         state.join(format!("listen:{name}"), [Arc::new(bound)], []);
         Ok(())
@@ -336,7 +336,7 @@ impl Listener {
     }
 
     /// Whether every client will have an IP address, which a check of
-    /// [networks](super::Admit::networks) is made for: all sockets are TCP sockets.
+    /// [networks](super::Admit::networks) is made for: all sockets are TCP or UDP sockets.
     pub fn is_ip(&self) -> bool {
         self.read().sockets.iter().all(|bound| bound.is_ip())
     }
@@ -403,7 +403,7 @@ impl Listener {
         for offset in 0..sockets.len() {
             let bound = &sockets[(first.wrapping_add(offset)) % sockets.len()];
             loop {
-                let (fd, who) = match bound.accept() {
+                let (arrival, who) = match bound.accept() {
                     Ok(client) => client,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(_) if self.is_closed() => return Err(self.not_listening()),
@@ -422,7 +422,7 @@ impl Listener {
                 if let Some(Verdict::Refuse(reason)) =
                     self.options.admit.as_ref().map(|admit| admit.check(&who))
                 {
-                    drop(fd);
+                    drop(arrival);
                     self.refuse(&who, &reason);
                     refusals_left -= 1;
                     if refusals_left == 0 {
@@ -432,7 +432,7 @@ impl Listener {
                     }
                     continue;
                 }
-                let accepted = bound.welcome(fd, who, prefix.as_deref());
+                let accepted = bound.welcome(arrival, who, prefix.as_deref());
                 event!(debug, listener = %self, peer = %accepted.peer, "accepted");
                 return Ok(accepted);
             }
@@ -476,6 +476,9 @@ impl Listener {
         for bound in &*self.read().sockets {
             if let Some(fd) = bound.slot.share() {
                 set.add(&fd, Interest::READ, Interest::READ);
+            }
+            if bound.has_waiting() {
+                set.wake_at(Instant::now());
             }
         }
         if !self.tried_all() {
@@ -637,13 +640,15 @@ impl Listener {
         }
         state.is_reopening = true;
         let (sources, closings) = (state.sources.clone(), state.closings);
+        let mut options = self.options.clone();
+        options.beside_peers = state.sockets.iter().any(|bound| bound.has_peers());
         drop(state);
 
         // Not under the lock: names may have to be waited for.
         let mut sockets = Vec::new();
         let mut result = Ok(());
         for address in &sources {
-            match open(address, &self.options) {
+            match open(address, &options) {
                 Ok(bound) => sockets.extend(bound.into_iter().map(Arc::new)),
                 Err(error) => {
                     result = Err(error);

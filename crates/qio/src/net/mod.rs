@@ -22,6 +22,7 @@ mod slots;
 mod socket_setup;
 mod tcp_socket;
 mod tuning;
+mod udp_peers;
 
 pub use accepting::Accepting;
 pub use address::{Address, BadValue, Value, parse_duration, parse_size};

@@ -77,6 +77,8 @@ pub struct ListenOptions {
     pub max_connections: Option<usize>,
     /// Who is told what happens to clients that are not handed out.
     pub observer: Option<Observer>,
+    /// The port may be in use by the UDP peers of a listener that was closed and is reopened.
+    pub(super) beside_peers: bool,
 }
 
 /// Something that is told what happens to clients that are not handed out, see
@@ -170,6 +172,7 @@ impl ListenOptions {
             admit: None,
             max_connections: None,
             observer: None,
+            beside_peers: false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! One direction of a relay.
 
+mod messages;
+
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -17,6 +19,9 @@ use crate::watch::SharedFd;
 
 /// How many bytes one step moves before others get a turn.
 const TURN_BYTES: u64 = 2 * 1024 * 1024;
+
+/// How many messages one step moves before others get a turn; they may have no bytes.
+const TURN_MESSAGES: u32 = 512;
 
 /// After so many full buffers in a row, traffic counts as bulk.
 const BULK_AFTER: u8 = 4;
@@ -41,6 +46,14 @@ pub(super) struct Flow {
     fds: Option<FdSink>,
     pass_fds: bool,
     may_splice: bool,
+    /// Both channels keep messages apart.
+    messages: bool,
+    /// The sink has taken a message, but not got all of it out.
+    flushing: bool,
+    /// The message that is held was refused once, on account of an earlier one perhaps.
+    refused: bool,
+    /// Descriptors of messages that were lost.
+    fds_lost: u64,
     /// Full buffers in a row while copying, small splices in a row while splicing.
     streak: u8,
     waits_for_source: bool,
@@ -67,6 +80,7 @@ enum Held {
     Nothing,
     Bytes { buffer: Buffer, start: usize, end: usize },
     Pages { pipe: SplicePipe, bytes: usize },
+    Message { buffer: Buffer, length: usize },
 }
 
 /// Which end of the flow ended it.
@@ -90,6 +104,8 @@ impl Ended {
 pub(super) struct Turn {
     /// Bytes delivered.
     pub(super) moved: u64,
+    /// Messages delivered, which may have no bytes.
+    pub(super) messages: u64,
     /// The flow came to its end.
     pub(super) ended: bool,
 }
@@ -117,6 +133,10 @@ impl Flow {
             held: Held::Nothing,
             fds,
             pass_fds,
+            messages: from.contains(Features::MESSAGES),
+            flushing: false,
+            refused: false,
+            fds_lost: 0,
             may_splice: options.splice && !pass_fds,
             streak: 0,
             waits_for_source: true,
@@ -171,10 +191,14 @@ impl Flow {
         matches!(self.state, State::Copying | State::Splicing)
             && self.waits_for_source
             && !self.holds_bytes()
+            && !self.flushing
     }
 
     fn holds_bytes(&self) -> bool {
-        matches!(self.held, Held::Bytes { .. } | Held::Pages { bytes: 1.., .. })
+        matches!(
+            self.held,
+            Held::Bytes { .. } | Held::Pages { bytes: 1.., .. } | Held::Message { .. }
+        )
     }
 
     /// Nobody reads what this flow would write. It has nothing to write, so nothing is lost.
@@ -190,18 +214,23 @@ impl Flow {
             return turn;
         }
         let delivered = self.record.bytes;
+        let messages = self.record.messages;
+        let mut rounds = 0;
         self.yielded = false;
         loop {
             let next = match self.state {
+                State::Copying if self.messages => self.carry(source, sink, now),
                 State::Copying => self.copy(source, sink, now),
                 State::Splicing => self.splice(source, sink, now),
                 State::Finishing => self.finish(sink),
                 State::Done => Next::Wait,
             };
             turn.moved = self.record.bytes - delivered;
+            turn.messages = self.record.messages - messages;
+            rounds += u32::from(self.messages);
             match next {
                 Next::Wait => break,
-                Next::GoOn if turn.moved >= TURN_BYTES => {
+                Next::GoOn if turn.moved >= TURN_BYTES || rounds >= TURN_MESSAGES => {
                     self.yielded = true;
                     break;
                 }
@@ -322,6 +351,7 @@ impl Flow {
     fn deliver(&mut self, sink: &dyn Channel) -> Next {
         let result = match &mut self.held {
             Held::Nothing => return Next::GoOn,
+            Held::Message { .. } => return self.deliver_message(sink),
             Held::Bytes { buffer, start, end } => {
                 let bufs = [IoSlice::new(&buffer[*start..*end])];
                 let result = write_with_fds(sink, &bufs, self.fds.as_ref(), self.pass_fds);
@@ -441,12 +471,20 @@ impl Flow {
         self.ended == Some(Ended::BySink)
     }
 
+    /// Ends before anything has moved.
+    pub(super) fn refuse(&mut self, error: Option<io::Error>) {
+        self.record.error = error;
+        self.state = State::Done;
+    }
+
     /// Gives up what is held, and ends.
     pub(super) fn abandon(&mut self) {
+        self.record.messages_lost += u64::from(matches!(self.held, Held::Message { .. }));
         self.record.lost += match &self.held {
             Held::Nothing => 0,
             Held::Bytes { start, end, .. } => end - start,
             Held::Pages { bytes, .. } => *bytes,
+            Held::Message { length, .. } => *length,
         } as u64;
         self.release();
         self.second_look = None;
@@ -466,6 +504,7 @@ impl Flow {
         if !self.pass_fds {
             record.fds_dropped = self.fds.as_ref().map_or(0, FdSink::dropped) as u64;
         }
+        record.fds_dropped += self.fds_lost;
         record
     }
 
@@ -479,6 +518,12 @@ impl Flow {
         let seen = if self.pass_fds { 0 } else { self.record.fds_dropped };
         self.record.fds_dropped = sink.dropped() as u64;
         !sink.fds().is_empty() || self.record.fds_dropped > seen
+    }
+
+    fn wait_for_sink(&mut self) -> Next {
+        self.waits_for_source = false;
+        self.second_look = None;
+        Next::Wait
     }
 
     fn wait_for_source(&mut self) -> Next {

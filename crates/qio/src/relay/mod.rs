@@ -5,6 +5,7 @@ mod options;
 mod pool;
 mod record;
 
+use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::task::Poll;
@@ -14,8 +15,9 @@ pub use options::{HalfClose, RelayOptions};
 pub use pool::BUFFER_BYTES;
 pub use record::{End, FlowRecord, Progress, Record, Side};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Features};
 use crate::interest::{Interest, Readiness};
+use crate::layer::{Framed, Framing};
 use crate::watch::{PollSet, Steps};
 use flow::{Flow, Turn};
 
@@ -26,6 +28,11 @@ use flow::{Flow, Turn};
 /// ([`Channel::splice_fd`]), pages move with splice(2) instead. The end of one direction is passed
 /// on with [`Channel::finish`], after the last byte, while the other goes on
 /// ([`HalfClose`] says for how long). At the end both channels are closed.
+///
+/// Between two channels with [`Features::MESSAGES`] messages go one by one, empty ones too, each
+/// in one write. One that is too long for the relay (256 KiB) or for the sink is lost, counted and
+/// told in the record, and so is one that nobody receives; the relay goes on. A channel of messages and a
+/// stream are joined with a [framing](RelayOptions::framing) only.
 ///
 /// A relay owns no loop: it is made of [`Steps`]. Run it with [`run`](crate::watch::run) on a
 /// thread, or in an event loop through an adapter. Dropping it cuts both connections.
@@ -102,9 +109,16 @@ impl Relay {
     /// Their mode does not matter: the relay never lets a call wait.
     pub fn new(left: Arc<dyn Channel>, right: Arc<dyn Channel>, options: RelayOptions) -> Self {
         let now = Instant::now();
+        let (left, right, refused) = match_ends(left, right, options.framing);
+        let (mut there, mut back) =
+            (Flow::new(&*left, &*right, &options), Flow::new(&*right, &*left, &options));
+        if refused.is_some() {
+            there.refuse(refused);
+            back.refuse(None);
+        }
         Self {
-            there: Flow::new(&*left, &*right, &options),
-            back: Flow::new(&*right, &*left, &options),
+            there,
+            back,
             left,
             right,
             options,
@@ -205,6 +219,7 @@ impl Steps for Relay {
             }
         }
         let moved = there.moved + back.moved;
+        let messages = there.messages + back.messages;
         if moved > 0 {
             self.progress.add(there.moved, back.moved);
         }
@@ -225,7 +240,7 @@ impl Steps for Relay {
             }
         }
         // The end of a direction counts as life: the time of the other starts there.
-        if moved > 0 || there.ended || back.ended {
+        if moved > 0 || messages > 0 || there.ended || back.ended {
             self.last_active = now;
         }
         let broken = self.there.source_is_broken() || self.back.source_is_broken();
@@ -287,6 +302,31 @@ impl Steps for Relay {
                 self.ready.right_gone = Some(true);
             }
         }
+    }
+}
+
+/// A stream among channels of messages gets a framing, or there is an error.
+fn match_ends(
+    left: Arc<dyn Channel>,
+    right: Arc<dyn Channel>,
+    framing: Option<Framing>,
+) -> (Arc<dyn Channel>, Arc<dyn Channel>, Option<io::Error>) {
+    let is_apart = |channel: &dyn Channel| channel.base().features().contains(Features::MESSAGES);
+    let framed = |stream, framing| Arc::new(Framed::new(stream, framing)) as Arc<dyn Channel>;
+    match (is_apart(&*left), is_apart(&*right), framing) {
+        (true, false, Some(framing)) => (left, framed(right, framing), None),
+        (false, true, Some(framing)) => (framed(left, framing), right, None),
+        (apart, together, None) if apart != together => {
+            let (messages, stream) = if apart { (&left, &right) } else { (&right, &left) };
+            let text = format!(
+                "{} keeps messages apart and {} does not: a framing is needed",
+                messages.base().name(),
+                stream.base().name()
+            );
+            let error = io::Error::new(io::ErrorKind::Unsupported, text);
+            (left, right, Some(error))
+        }
+        _ => (left, right, None),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Side;
+use crate::layer::Framing;
 
 /// How a relay behaves. The defaults suit a proxy for anything.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ pub struct RelayOptions {
     ///
     /// For a person at a terminal, who has nothing to say to a connection that has ended.
     pub ends_with: Option<Side>,
+    /// How messages are told apart in a stream that is joined to a channel with
+    /// [`Features::MESSAGES`](crate::Features::MESSAGES); between two of the same kind nothing is
+    /// done. Default: not at all, and such a relay ends with an error before anything moves.
+    pub framing: Option<Framing>,
 }
 
 /// What the end of one direction means for the other.
@@ -59,6 +64,7 @@ impl Default for RelayOptions {
             pass_fds: false,
             splice: true,
             ends_with: None,
+            framing: None,
         }
     }
 }
@@ -89,6 +95,13 @@ impl RelayOptions {
     #[must_use]
     pub fn ends_with(mut self, side: Option<Side>) -> Self {
         self.ends_with = side;
+        self
+    }
+
+    /// Sets [`framing`](RelayOptions::framing).
+    #[must_use]
+    pub fn framing(mut self, framing: Option<Framing>) -> Self {
+        self.framing = framing;
         self
     }
 

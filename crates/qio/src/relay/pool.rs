@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::pipe::PipeFlags;
 
+use crate::layer::LONGEST_FRAME_BYTES;
+
 /// The size of a relay's buffer: what a pipe holds and a TCP read gives at once when data flows.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -15,16 +17,26 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 /// Larger pipes mean fewer system calls, until the pages fall out of the processor's cache.
 const PIPE_BYTES: usize = 512 * 1024;
 
+/// The size of the buffer for a message: no channel here has longer ones unless the administrator
+/// allows it (a Unix datagram is limited by `wmem_default`, 208 KiB), nor does a framing.
+pub(super) const MESSAGE_BYTES: usize = LONGEST_FRAME_BYTES;
+
 /// How many of each a thread keeps for the next user.
 const KEEP: usize = 4;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { buffers: Vec::new(), pipes: Vec::new() }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool::EMPTY) };
 }
 
 struct Pool {
     buffers: Vec<Box<[u8]>>,
+    message_buffers: Vec<Box<[u8]>>,
     pipes: Vec<SplicePipe>,
+}
+
+impl Pool {
+    const EMPTY: Self =
+        Self { buffers: Vec::new(), message_buffers: Vec::new(), pipes: Vec::new() };
 }
 
 /// A buffer, given back when dropped if it is of the common size.
@@ -35,6 +47,11 @@ impl Buffer {
     pub(super) fn take() -> Self {
         let pooled = POOL.with_borrow_mut(|pool| pool.buffers.pop());
         Self(Some(pooled.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())))
+    }
+
+    pub(super) fn take_for_message() -> Self {
+        let pooled = POOL.with_borrow_mut(|pool| pool.message_buffers.pop());
+        Self(Some(pooled.unwrap_or_else(|| vec![0; MESSAGE_BYTES].into_boxed_slice())))
     }
 }
 
@@ -54,9 +71,15 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(buffer) = self.0.take().filter(|buffer| buffer.len() == BUFFER_BYTES) {
-            keep(|pool| (pool.buffers.len() < KEEP).then(|| pool.buffers.push(buffer)));
-        }
+        let Some(buffer) = self.0.take() else { return };
+        keep(|pool| {
+            let buffers = match buffer.len() {
+                BUFFER_BYTES => &mut pool.buffers,
+                MESSAGE_BYTES => &mut pool.message_buffers,
+                _ => return None,
+            };
+            (buffers.len() < KEEP).then(|| buffers.push(buffer))
+        });
     }
 }
 

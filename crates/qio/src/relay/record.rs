@@ -30,6 +30,11 @@ impl Record {
     pub fn lost(&self) -> u64 {
         self.left_to_right.lost + self.right_to_left.lost
     }
+
+    /// Messages that came and could not be delivered, in both directions.
+    pub fn messages_lost(&self) -> u64 {
+        self.left_to_right.messages_lost + self.right_to_left.messages_lost
+    }
 }
 
 /// What went in one direction.
@@ -42,6 +47,15 @@ pub struct FlowRecord {
     pub spliced: u64,
     /// Bytes that were read and could not be delivered.
     pub lost: u64,
+    /// Messages delivered, by channels that keep them apart.
+    pub messages: u64,
+    /// Messages that came and could not be delivered: too long for the relay or for the sink, or
+    /// nobody was there. Their bytes are counted in [`lost`](FlowRecord::lost).
+    pub messages_lost: u64,
+    /// Why the first of them was lost. The relay went on.
+    pub loss: Option<io::Error>,
+    /// How often the network said that nobody receives what is sent to the source or to the sink.
+    pub refusals: u64,
     /// Descriptors sent on.
     pub fds_passed: u64,
     /// Descriptors that arrived and were closed.

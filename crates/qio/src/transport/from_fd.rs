@@ -6,22 +6,24 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
+use rustix::net::SocketType;
 
 use super::end::{End, Ownership};
-use super::{File, Pipe, Socket};
+use super::{File, Messages, Pipe, Socket};
 use crate::channel::Channel;
 use crate::interest::Direction;
 
 /// Makes the channel that fits a descriptor which no other process uses.
 ///
-/// A connected stream socket becomes a [`Socket`], a regular file or a block device a [`File`], a
+/// A connected stream socket becomes a [`Socket`], one that keeps messages apart (UDP, Unix datagrams,
+/// Unix seqpacket) becomes [`Messages`], a regular file or a block device a [`File`], a
 /// pipe, a FIFO, a terminal or another character device a [`Pipe`] of the directions that the
 /// descriptor was opened for.
 ///
 /// # Errors
 ///
 /// `InvalidInput` with the descriptor given back, untouched, when no stream of bytes goes through
-/// it: datagram, listening and unconnected sockets, directories, and the descriptors of epoll(7),
+/// it: listening and unconnected sockets, directories, and the descriptors of epoll(7),
 /// eventfd(2), pidfd_open(2) and the like. `EMFILE` when a terminal that is read and written needs
 /// a second descriptor and there is none.
 #[doc(alias = "qio_channel_new_fd")]
@@ -51,6 +53,7 @@ fn adopt(
             };
             Ok(Arc::new(socket))
         }
+        Ok(Kind::Messages) => Ok(Arc::new(Messages::from_fd(fd)?)),
         Ok(Kind::File) => Ok(Arc::new(File::from_fd(fd)?)),
         Ok(Kind::Pipe) => Ok(Arc::new(pipe(fd, ownership)?)),
         Err(error) => Err((error, fd)),
@@ -59,6 +62,7 @@ fn adopt(
 
 enum Kind {
     Socket,
+    Messages,
     File,
     Pipe,
 }
@@ -81,7 +85,8 @@ fn kind(fd: BorrowedFd<'_>) -> Result<Kind> {
             Err(Errno::NOTCONN) if !rustix::net::sockopt::socket_acceptconn(fd)? => {
                 refused("the socket is not connected")
             }
-            _ => Ok(Kind::Socket),
+            _ if rustix::net::sockopt::socket_type(fd)? == SocketType::STREAM => Ok(Kind::Socket),
+            _ => Ok(Kind::Messages),
         },
         FileType::Directory => refused("the descriptor is that of a directory"),
         _ => refused("no stream of bytes goes through the descriptor"),

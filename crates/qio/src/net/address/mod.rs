@@ -24,7 +24,7 @@ pub use value::{BadValue, Value, parse_duration, parse_size};
 use self::escape::encode;
 use super::layer::Layer;
 use super::scheme::{Applies, OptionInfo, SCHEMES, Scheme, exec, fd, file, null, pipe, stdio};
-use super::scheme::{echo, tcp, unix, vsock};
+use super::scheme::{echo, tcp, udp, unix, vsock};
 use crate::error::{Error, Result};
 
 /// What to connect to or listen on.
@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 /// | `listen:tcp://[::]:7001?backlog=16` | a TCP listener on all interfaces |
 /// | `unix:/run/app.sock`, `unix:@name` | a Unix socket, by path or by abstract name |
 /// | `vsock:host:1024`, `listen:vsock:1024` | a stream between virtual machine and host |
+/// | `udp://ns.example:53`, `unix-dgram:/dev/log`, `unix-seqpacket:@name` | sockets that keep messages apart |
 /// | `exec:grep -n "a?b"` | a program, started without a shell |
 /// | `pty:bash`, `serial:/dev/ttyS0` | a program on a terminal of its own, a serial line |
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
@@ -139,6 +140,11 @@ impl Address {
     /// A TCP port of a host: a name, or a numeric address (an IPv6 one without brackets).
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::new(&tcp::SCHEME, vec![host.into().into_bytes(), port.to_string().into_bytes()])
+    }
+
+    /// A UDP port of a host, which is given as to [`tcp`](Address::tcp).
+    pub fn udp(host: impl Into<String>, port: u16) -> Self {
+        Self::new(&udp::SCHEME, vec![host.into().into_bytes(), port.to_string().into_bytes()])
     }
 
     /// A Unix socket in the file system.
@@ -243,9 +249,10 @@ impl Address {
         self.scheme
     }
 
-    /// The TCP port, if the address has one.
+    /// The TCP or UDP port, if the address has one.
     pub fn port(&self) -> Option<u16> {
-        match (self.scheme.name == tcp::SCHEME.name, self.target.get(1)) {
+        let has_port = [tcp::SCHEME.name, udp::SCHEME.name].contains(&self.scheme.name);
+        match (has_port, self.target.get(1)) {
             (true, Some(port)) => std::str::from_utf8(port).ok()?.parse().ok(),
             _ => None,
         }
@@ -256,8 +263,8 @@ impl Address {
     pub fn leaves_choice(&self) -> bool {
         let last: &[u8] = self.target.last().map_or(b"", Vec::as_slice);
         match self.scheme.name {
-            "tcp" => self.target.len() < 2 || self.port() == Some(0) || self.is_given("to"),
-            "unix" => last.is_empty(),
+            "tcp" | "udp" => self.target.len() < 2 || self.port() == Some(0) || self.is_given("to"),
+            "unix" | "unix-seqpacket" => last.is_empty(),
             "vsock" => last == b"any" || last == u32::MAX.to_string().as_bytes(),
             _ => false,
         }
@@ -290,14 +297,23 @@ impl Address {
         Self::new(self.scheme, target)
     }
 
-    /// The address of a socket.
+    /// The address of a TCP socket.
     pub(crate) fn of_socket(addr: SocketAddr) -> Self {
-        let host = match addr {
-            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
-            // An IPv4 client of a listener on `[::]` is one.
-            addr => addr.ip().to_canonical().to_string(),
-        };
-        Self::tcp(host, addr.port())
+        Self::tcp(host_of(addr), addr.port())
+    }
+
+    /// The address of a UDP socket.
+    pub(crate) fn of_datagram_socket(addr: SocketAddr) -> Self {
+        Self::udp(host_of(addr), addr.port())
+    }
+
+    /// The address of a peer of this one that the kernel names so.
+    pub(crate) fn of_peer(&self, addr: SocketAddr) -> Self {
+        if self.scheme.name == udp::SCHEME.name {
+            Self::of_datagram_socket(addr)
+        } else {
+            Self::of_socket(addr)
+        }
     }
 
     /// Everything that can be wrong with an address is found here, before any system call.
@@ -446,6 +462,14 @@ impl Address {
 
     fn suggested_keys(&self, key: &str) -> String {
         suggestion(key, "options here", &self.keys())
+    }
+}
+
+fn host_of(addr: SocketAddr) -> String {
+    match addr {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        // An IPv4 client of a listener on `[::]` is one.
+        addr => addr.ip().to_canonical().to_string(),
     }
 }
 

@@ -169,24 +169,23 @@ fn listen(address: &Address, options: &ListenOptions) -> Result<Vec<Bound>> {
     let text = address.to_string();
     let (table, taken) = take(address, "listen", options.inherited.as_ref())?;
     let several = taken.len() > 1;
-    let checked = taken.iter().try_fold(Vec::new(), |mut families, (number, fd)| {
-        match listening_family(fd) {
-            Ok(family) => {
-                families.push(family);
-                Ok(families)
+    let checked =
+        taken.iter().try_fold(Vec::new(), |mut kinds, (number, fd)| match listening_kind(fd) {
+            Ok(kind) => {
+                kinds.push(kind);
+                Ok(kinds)
             }
             Err(error) => Err((*number, error)),
-        }
-    });
-    let families = match checked {
-        Ok(families) => families,
+        });
+    let kinds = match checked {
+        Ok(kinds) => kinds,
         Err((number, error)) => {
             table.lock().extend(taken);
             let error = Error::new(Class::Open, "listen", &text).because(error);
             return Err(if several { error.hint(format!("it is fd:{number}")) } else { error });
         }
     };
-    let bound = taken.into_iter().zip(families).map(|((number, fd), family)| {
+    let bound = taken.into_iter().zip(kinds).map(|((number, fd), (family, kind))| {
         // Accepting has no way not to wait for once. Whoever hands a listening socket over expects
         // this; a wait in the kernel could be ended by nobody.
         rustix::io::ioctl_fionbio(&fd, true)
@@ -195,7 +194,7 @@ fn listen(address: &Address, options: &ListenOptions) -> Result<Vec<Bound>> {
         let local = rustix::net::getsockname(&fd).ok().filter(|_| is_ip);
         let local = local.and_then(|local| SocketAddr::try_from(local).ok());
         let local = local.map_or_else(|| Address::fd(number.unsigned_abs()), Address::of_socket);
-        Ok(Bound::inherited(fd, family, local))
+        Ok(Bound::inherited(fd, (family, kind), local))
     });
     bound.collect()
 }
@@ -222,14 +221,20 @@ fn take<'a>(
     Ok((table, taken))
 }
 
-pub(crate) fn listening_family(fd: &OwnedFd) -> io::Result<AddressFamily> {
+/// The family and the type of a socket that listens.
+pub(crate) fn listening_kind(fd: &OwnedFd) -> io::Result<(AddressFamily, SocketType)> {
     let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
     let kind = sockopt::socket_type(fd).map_err(|error| match error {
         Errno::NOTSOCK => invalid("the descriptor is not a socket"),
         error => error.into(),
     })?;
-    if kind != SocketType::STREAM || !sockopt::socket_acceptconn(fd)? {
+    let has_connections = [SocketType::STREAM, SocketType::SEQPACKET].contains(&kind);
+    if !has_connections || !sockopt::socket_acceptconn(fd)? {
         return Err(invalid("the socket does not listen"));
     }
-    Ok(sockopt::socket_domain(fd)?)
+    let family = sockopt::socket_domain(fd)?;
+    if kind == SocketType::SEQPACKET && family != AddressFamily::UNIX {
+        return Err(invalid("only Unix sockets keep messages apart and listen"));
+    }
+    Ok((family, kind))
 }

@@ -13,7 +13,10 @@ pub(crate) mod pty;
 pub(crate) mod serial;
 pub(crate) mod stdio;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 pub(crate) mod unix;
+pub(crate) mod unix_dgram;
+pub(crate) mod unix_seqpacket;
 pub(crate) mod vsock;
 
 use std::fmt;
@@ -30,6 +33,9 @@ pub(crate) const SCHEMES: &[Scheme] = &[
     tcp::SCHEME,
     unix::SCHEME,
     vsock::SCHEME,
+    udp::SCHEME,
+    unix_dgram::SCHEME,
+    unix_seqpacket::SCHEME,
     fd::SCHEME,
     file::SCHEME,
     exec::SCHEME,
@@ -115,7 +121,19 @@ impl Scheme {
     pub fn can_listen(&self) -> bool {
         self.listen.is_some()
     }
+
+    /// Whether its channels keep messages apart ([`Features::MESSAGES`](crate::Features::MESSAGES));
+    /// `None` when that shows only once one is there.
+    pub fn keeps_messages(&self) -> Option<bool> {
+        match self.name {
+            name if name == fd::SCHEME.name => None,
+            name => Some(MESSAGE_SCHEMES.contains(&name)),
+        }
+    }
 }
+
+const MESSAGE_SCHEMES: [&str; 3] =
+    [udp::SCHEME.name, unix_dgram::SCHEME.name, unix_seqpacket::SCHEME.name];
 
 impl fmt::Debug for Scheme {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,11 +20,9 @@ use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Role, Value, parse_count};
 use crate::net::connect::{Opening, OpeningSteps, Request};
-use crate::net::listener::{Bound, SocketFile};
-use crate::net::options::ListenOptions;
+use crate::net::listener::{Bound, SocketFile, channel_of};
 use crate::net::port_owner;
-use crate::transport::Socket;
-use crate::watch::{PollSet, SharedFd, Steps};
+use crate::watch::{PollSet, Steps};
 
 pub(crate) const SCHEME: Scheme = Scheme {
     name: "unix",
@@ -39,8 +37,8 @@ pub(crate) const SCHEME: Scheme = Scheme {
     options: &join::<{ count(OPTIONS) }>(OPTIONS),
     form: Form::PATH_OR_NAME,
     check,
-    connect,
-    listen: Some(listen),
+    connect: |address, request| knock(address, request, SocketType::STREAM),
+    listen: Some(|address, _options| listen(address, SocketType::STREAM)),
 };
 
 const OPTIONS: &[&[OptionInfo]] = &[NAME_OPTIONS, &[BACKLOG], FILE_OPTIONS, RETRY_OPTIONS];
@@ -182,26 +180,15 @@ pub(crate) fn socket(kind: SocketType) -> rustix::io::Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
-fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
-    knock(address, request, SocketType::STREAM, |fd| {
-        Arc::new(Socket::connected(fd, AddressFamily::UNIX))
-    })
-}
-
-/// Connects a socket of any type; `channel` makes a channel of it, in blocking mode.
-pub(crate) fn knock(
-    address: &Address,
-    request: &Request<'_>,
-    kind: SocketType,
-    channel: fn(SharedFd) -> Arc<dyn Channel>,
-) -> Result<Opening> {
+/// Connects a socket of a type that has connections; the channel is in blocking mode.
+pub(crate) fn knock(address: &Address, request: &Request<'_>, kind: SocketType) -> Result<Opening> {
     let failed = |error: Errno| Error::os("connect", request.address(), error.into());
     let place = Place::of(address).map_err(|refusal| refusal.of("connect", request.address()))?;
     Ok(Opening::Steps(Box::new(Knock {
         address: request.address().to_owned(),
         to: place.socket_address().map_err(failed)?,
         fd: Some(socket(kind).map_err(failed)?),
-        channel,
+        kind,
         next: None,
         pause: FIRST_PAUSE,
     })))
@@ -215,7 +202,7 @@ struct Knock {
     address: String,
     to: SocketAddrUnix,
     fd: Option<OwnedFd>,
-    channel: fn(SharedFd) -> Arc<dyn Channel>,
+    kind: SocketType,
     /// When to try again, and how long to wait after that.
     next: Option<Instant>,
     pause: Duration,
@@ -239,7 +226,7 @@ impl Knock {
         }
         rustix::io::ioctl_fionbio(fd, false)?;
         let fd = self.fd.take().ok_or(Errno::BADF)?;
-        Ok(Some((self.channel)(fd.into())))
+        Ok(Some(channel_of(fd, AddressFamily::UNIX, self.kind)))
     }
 }
 
@@ -272,9 +259,10 @@ impl OpeningSteps for Knock {
     }
 }
 
-fn listen(address: &Address, _options: &ListenOptions) -> Result<Vec<Bound>> {
+/// Listens with a socket of a type that has connections.
+pub(super) fn listen(address: &Address, kind: SocketType) -> Result<Vec<Bound>> {
     let text = address.to_string();
-    let (fd, local, file) = bind(address, &text, SocketType::STREAM)?;
+    let (fd, local, file) = bind(address, &text, kind)?;
     let backlog = i32::try_from(address.count("backlog").unwrap_or(4096)).unwrap_or(i32::MAX);
     if let Err(error) = rustix::net::listen(&fd, backlog) {
         if let Some(file) = &file {
@@ -284,7 +272,7 @@ fn listen(address: &Address, _options: &ListenOptions) -> Result<Vec<Bound>> {
         return Err(Error::os("listen", &text, error.into()));
     }
     let file = file.filter(|_| address.switch("unlink"));
-    Ok(vec![Bound::unix(fd, local, file)])
+    Ok(vec![Bound::unix(fd, kind, local, file)])
 }
 
 /// Binds a socket of any type: the socket, the address that others use for it, and its file, with

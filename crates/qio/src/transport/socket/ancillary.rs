@@ -57,10 +57,36 @@ pub(super) fn receive_with_fds(
     let (bufs, sink) = op.parts();
     let Some(sink) = sink else { return Err(ErrorKind::InvalidInput.into()) };
     let bufs = one_call_mut(bufs);
-    let room = sink.room().min(MAX_FDS_PER_MESSAGE);
     let before = sink.fds().len();
+    match receive_beside(fd, bufs, sink, make_blocking, flags) {
+        Ok(got) if got.bytes > 0 => got.checked(sink, before),
+        got => socket.unless_closed(got.map(|got| got.bytes)),
+    }
+}
+
+/// What a read with a sink brought; the descriptors are in the sink already.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::transport) struct Beside {
+    /// How many bytes; more than there was room for, if the flags ask for that.
+    pub(in crate::transport) bytes: usize,
+    sender: Option<PeerCredentials>,
+    /// Descriptors came for which there was no room.
+    overflow: bool,
+    /// Whether all descriptors have the mode that was asked for.
+    mode: rustix::io::Result<()>,
+}
+
+/// Receives bytes, and what comes beside them into a sink.
+pub(in crate::transport) fn receive_beside(
+    fd: BorrowedFd<'_>,
+    bufs: &mut [IoSliceMut<'_>],
+    sink: &mut FdSink,
+    make_blocking: bool,
+    flags: RecvFlags,
+) -> rustix::io::Result<Beside> {
+    let room = sink.room().min(MAX_FDS_PER_MESSAGE);
     let (mut sender, mut overflow, mut mode) = (None, false, Ok(()));
-    let received = retry_on_intr(|| {
+    let got = retry_on_intr(|| {
         qio_os::receive_message(fd, bufs, room, flags, |came| match came {
             Ancillary::Fd(fd) => {
                 if make_blocking && mode.is_ok() {
@@ -73,21 +99,22 @@ pub(super) fn receive_with_fds(
             }
             _ => {}
         })
-    });
-    let got = match received {
-        Ok(got) if got.bytes > 0 => got,
-        got => return socket.unless_closed(got.map(|got| got.bytes)),
-    };
-    sink.set_sender(sender);
-    if mode.is_err() {
-        // Nobody gets descriptors in another mode than was asked for.
-        sink.truncate(before);
+    })?;
+    Ok(Beside { bytes: got.bytes, sender, overflow: overflow || got.truncated, mode })
+}
+
+impl Beside {
+    /// The bytes, unless something beside them is lost; tells the sink who has sent them. `before`
+    /// is how many descriptors it had.
+    pub(in crate::transport) fn checked(self, sink: &mut FdSink, before: usize) -> Result<usize> {
+        sink.set_sender(self.sender);
+        if self.mode.is_err() {
+            // Nobody gets descriptors in another mode than was asked for.
+            sink.truncate(before);
+        }
+        self.mode?;
+        if self.overflow { Err(too_many_fds(sink)) } else { Ok(self.bytes) }
     }
-    mode?;
-    if overflow || got.truncated {
-        return Err(too_many_fds(sink));
-    }
-    Ok(got.bytes)
 }
 
 #[cold]
@@ -123,6 +150,20 @@ pub(super) fn send_with_fds(
     sender: Option<UCred>,
     flags: SendFlags,
 ) -> Result<usize> {
+    match send_beside(fd, one_call(bufs), fds, sender, flags) {
+        Ok(n) => Ok(n),
+        error => socket.unless_closed(error),
+    }
+}
+
+/// Sends bytes with what goes beside them.
+pub(in crate::transport) fn send_beside(
+    fd: BorrowedFd<'_>,
+    bufs: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    sender: Option<UCred>,
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); SEND_SPACE];
     let mut control = SendAncillaryBuffer::new(&mut space);
     // The space is that of the largest message, and the number was checked against it.
@@ -131,11 +172,16 @@ pub(super) fn send_with_fds(
         fits &= control.push(SendAncillaryMessage::ScmCredentials(sender));
     }
     debug_assert!(fits, "checked when the operation was made");
-    let bufs = one_call(bufs);
-    match retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags)) {
-        Ok(n) => Ok(n),
-        error => socket.unless_closed(error),
-    }
+    retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut control, flags))
+}
+
+/// Who we are, if a write says so.
+pub(in crate::transport) fn sender(flags: WriteFlags) -> Option<UCred> {
+    flags.contains(WriteFlags::CREDENTIALS).then(|| UCred {
+        pid: rustix::process::getpid(),
+        uid: rustix::process::geteuid(),
+        gid: rustix::process::getegid(),
+    })
 }
 
 /// A write with flags, which leaves the plain one a single look at whether there are any.
@@ -149,12 +195,7 @@ pub(super) fn send_flagged(
     if socket.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
         flags |= SendFlags::DONTWAIT;
     }
-    let sender = op.flags().contains(WriteFlags::CREDENTIALS).then(|| UCred {
-        pid: rustix::process::getpid(),
-        uid: rustix::process::geteuid(),
-        gid: rustix::process::getegid(),
-    });
-    match (op.fds(), sender) {
+    match (op.fds(), sender(op.flags())) {
         ([], None) => send_vectored(socket, fd, op.bufs(), flags),
         (fds, sender) => send_with_fds(socket, fd, op.bufs(), fds, sender, flags),
     }

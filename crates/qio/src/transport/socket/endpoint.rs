@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{Error, ErrorKind, Result};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -131,7 +131,7 @@ impl Socket {
     /// `NotConnected` once closed.
     #[doc(alias = "qio_channel_socket_get_local_address")]
     pub fn local_address(&self) -> Result<Endpoint> {
-        understood(qio_os::local_name(self.slot.borrow()?.as_fd())?)
+        local(self.slot.borrow()?.as_fd())
     }
 
     /// What the socket is connected to, asked of the kernel now.
@@ -142,8 +142,18 @@ impl Socket {
     /// ended by both sides).
     #[doc(alias = "qio_channel_socket_get_remote_address")]
     pub fn peer_address(&self) -> Result<Endpoint> {
-        understood(qio_os::peer_name(self.slot.borrow()?.as_fd())?)
+        peer(self.slot.borrow()?.as_fd())
     }
+}
+
+/// What a socket is bound to.
+pub(in crate::transport) fn local(fd: BorrowedFd<'_>) -> Result<Endpoint> {
+    understood(qio_os::local_name(fd)?)
+}
+
+/// What a socket is connected to.
+pub(in crate::transport) fn peer(fd: BorrowedFd<'_>) -> Result<Endpoint> {
+    understood(qio_os::peer_name(fd)?)
 }
 
 fn understood(name: Vec<u8>) -> Result<Endpoint> {

@@ -1,8 +1,8 @@
 //! Stream sockets.
 
-mod ancillary;
+pub(super) mod ancillary;
 mod credentials;
-mod endpoint;
+pub(super) mod endpoint;
 mod more;
 mod options;
 mod writer;
@@ -475,7 +475,7 @@ fn stream_family(fd: &OwnedFd) -> Result<AddressFamily> {
 }
 
 /// The peer being gone already is as good as having been told.
-fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
+pub(super) fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
     match result {
         Err(Errno::NOTCONN) => Ok(()),
         result => Ok(result?),
