@@ -435,6 +435,14 @@ fn udp_sockets_have_the_options_of_the_address_also_those_of_peers() {
 }
 
 #[test]
+fn a_udp_port_in_use_names_who_has_it() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = format!("listen:udp://{}", socket.local_addr().unwrap()).parse().unwrap();
+    let error = listen(&address, &ListenOptions::new()).unwrap_err().report().to_string();
+    assert!(error.contains(&format!("process {}, has it", std::process::id())), "{error}");
+}
+
+#[test]
 fn seqpacket_addresses_have_all_options_of_unix_sockets() {
     use std::os::unix::fs::PermissionsExt;
     let listener =

@@ -17,7 +17,16 @@ pub(crate) struct Owner {
 pub(crate) fn of_tcp(address: SocketAddr) -> Option<Owner> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
         let table = fs::read_to_string(table).ok()?;
-        table.lines().find_map(|line| listening_tcp_inode(line, address.port()))
+        table.lines().find_map(|line| inode(line, address.port(), "0A"))
+    })?;
+    of_inode(&inode)
+}
+
+/// The process that has the UDP port, which may be a client.
+pub(crate) fn of_udp(address: SocketAddr) -> Option<Owner> {
+    let inode = ["/proc/net/udp", "/proc/net/udp6"].into_iter().find_map(|table| {
+        let table = fs::read_to_string(table).ok()?;
+        table.lines().find_map(|line| inode(line, address.port(), "07"))
     })?;
     of_inode(&inode)
 }
@@ -30,11 +39,12 @@ pub(crate) fn of_unix(path: &Path) -> Option<Owner> {
     of_inode(&inode)
 }
 
-/// `sl local_address rem_address st … inode …`; the state 0A listens.
-fn listening_tcp_inode(line: &str, port: u16) -> Option<String> {
+/// `sl local_address rem_address st … inode …`; the state 0A listens, 07 is that of a UDP socket
+/// without a peer.
+fn inode(line: &str, port: u16, state: &str) -> Option<String> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
-    let here = u16::from_str_radix(local_port, 16).ok()? == port && *fields.get(3)? == "0A";
+    let here = u16::from_str_radix(local_port, 16).ok()? == port && *fields.get(3)? == state;
     here.then(|| fields.get(9).map(|&inode| inode.to_owned())).flatten()
 }
 
@@ -82,9 +92,9 @@ mod tests {
     fn the_tables_of_the_kernel_are_read() {
         let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 \
                     1000        0 4242 1 0000000000000000 100 0 0 10 0";
-        assert_eq!(listening_tcp_inode(line, 8080).as_deref(), Some("4242"));
-        assert_eq!(listening_tcp_inode(line, 8081), None);
-        assert_eq!(listening_tcp_inode(&line.replace(" 0A ", " 01 "), 8080), None);
+        assert_eq!(inode(line, 8080, "0A").as_deref(), Some("4242"));
+        assert_eq!(inode(line, 8081, "0A"), None);
+        assert_eq!(inode(&line.replace(" 0A ", " 01 "), 8080, "0A"), None);
         let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 77 /run/a b.sock";
         assert_eq!(unix_inode(line, b"/run/a b.sock").as_deref(), Some("77"));
         assert_eq!(unix_inode(line, b"b.sock"), None);
@@ -94,6 +104,9 @@ mod tests {
     fn this_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let owner = of_tcp(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(owner.pid, std::process::id());
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let owner = of_udp(socket.local_addr().unwrap()).unwrap();
         assert_eq!(owner.pid, std::process::id());
     }
 }

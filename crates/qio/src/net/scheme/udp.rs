@@ -14,12 +14,13 @@ use super::{Applies, Example, OptionInfo, Scheme, count, join};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Value};
-use crate::net::bind::{self, is_not_here};
+use crate::net::bind::{self, is_in_use, is_not_here};
 use crate::net::connect::{Opening, OpeningSteps, Request};
 use crate::net::dial::{self, Local, NO_FAMILY, family};
 use crate::net::inet::{FAMILY_OPTIONS, Inet};
 use crate::net::listener::Bound;
 use crate::net::options::ListenOptions;
+use crate::net::port_owner;
 use crate::net::resolver::Resolve;
 use crate::net::socket_setup::{SOCKET_OPTIONS, SocketSetup};
 use crate::net::udp_peers::UdpPeers;
@@ -158,7 +159,14 @@ fn listen(address: &Address, options: &ListenOptions) -> Result<Vec<Bound>> {
         match UdpPeers::bind(local, dual, setup.clone(), options.beside_peers) {
             Ok((fd, peers)) => bound.push(Bound::datagram(fd, family(local), peers)),
             Err(error) if is_not_here(&error) => skipped = error,
-            Err(error) => return Err(Error::os("listen", &text, error)),
+            Err(error) => {
+                let owner = is_in_use(&error).then(|| port_owner::of_udp(local)).flatten();
+                let error = Error::os("listen", &text, error);
+                return Err(match owner {
+                    Some(owner) => error.hint(format!("{owner} has it")),
+                    None => error,
+                });
+            }
         }
     }
     if bound.is_empty() { Err(Error::os("listen", &text, skipped)) } else { Ok(bound) }
