@@ -38,9 +38,13 @@ pub trait Engine: Send {
     /// is.
     fn handle_wire(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, Self::Error>;
 
-    /// Whether the front of a wire that is not empty gives a plain byte. Known after
-    /// [`handle_wire`](Engine::handle_wire).
-    fn is_at_plain(&self) -> bool;
+    /// Whether [`handle_wire`](Engine::handle_wire) would give a plain byte, or an error, when
+    /// offered the rest of the wire, which has `wire_len` bytes and was offered before.
+    fn is_readable(&self, wire_len: usize) -> bool;
+
+    /// How much of the wire must be offered at once for progress to be certain: the owner's buffer
+    /// has that size.
+    fn inbound_bytes(&self) -> usize;
 
     /// How many bytes that come next on the wire, behind what was offered and consumed, are plain
     /// bytes that only [`transform`](Engine::transform) has to see: the owner may read them
@@ -57,6 +61,11 @@ pub trait Engine: Send {
 
     /// Whether the peer has said that nothing more comes.
     fn has_ended(&self) -> bool;
+
+    /// Whether the wire may be ended in our direction, once the farewell is out.
+    fn may_end_wire(&self) -> bool {
+        true
+    }
 
     /// The wire has ended.
     ///

@@ -205,15 +205,11 @@ impl WebSocket {
             //# response, unless it already received a Close frame.
             Opcode::Ping => self.outbox.pong(payload),
             Opcode::Close => {
-                let close = read_close(payload)?;
                 //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
-                //# When sending a Close frame in response, the endpoint
-                //# typically echos the status code it received.
-                if !self.finished {
-                    self.finished = true;
-                    self.outbox.close(close.status, "");
-                }
-                self.peer_close = Some(close);
+                //# An endpoint MAY delay sending a Close frame
+                //# until its current message is sent
+                // A stream is one long message: our side ends when the user says so.
+                self.peer_close = Some(read_close(payload)?);
             }
             // That something came is all that a pong says.
             _ => {}
@@ -366,8 +362,12 @@ impl Engine for WebSocket {
         }
     }
 
-    fn is_at_plain(&self) -> bool {
-        self.payload.is_some() || self.failed.is_some()
+    fn is_readable(&self, wire_len: usize) -> bool {
+        (self.payload.is_some() && wire_len > 0) || self.failed.is_some()
+    }
+
+    fn inbound_bytes(&self) -> usize {
+        INBOUND_BYTES
     }
 
     fn passthrough(&self) -> usize {
@@ -393,11 +393,19 @@ impl Engine for WebSocket {
         self.peer_close.is_some()
     }
 
+    fn may_end_wire(&self) -> bool {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.1
+        //# in abnormal cases (such as not having received a TCP Close from the
+        //# server after a reasonable amount of time) a client MAY initiate the TCP Close.
+        self.has_ended() || self.failed.is_some()
+    }
+
     fn handle_end(&mut self) -> Result<(), WsError> {
         match (&self.peer_close, &self.failed) {
             (Some(_), _) => Ok(()),
             (None, Some(error)) => Err(error.clone()),
-            (None, None) => Err(self.fail(WsError::Truncated)),
+            // Our side may go on.
+            (None, None) => Err(WsError::Truncated),
         }
     }
 
@@ -433,7 +441,20 @@ impl Engine for WebSocket {
     }
 
     fn finish(&mut self) {
-        self.close(status::NORMAL, "");
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# When sending a Close frame in response, the endpoint
+        //# typically echos the status code it received.
+        match &self.peer_close {
+            Some(Close { status: None, .. }) if !self.finished => {
+                self.finished = true;
+                self.outbox.close(None, "");
+            }
+            Some(Close { status: Some(status), .. }) => {
+                let status = *status;
+                self.close(status, "");
+            }
+            _ => self.close(status::NORMAL, ""),
+        }
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -485,6 +506,10 @@ fn read_close(payload: &[u8]) -> Result<Close, Violation> {
         Err(_) => Err(Violation::new(status::NOT_TEXT, "the reason of a Close is no UTF-8")),
     }
 }
+
+/// How much of the wire is kept while payload waits for its reader: 8 KiB. It need only hold a
+/// header or a control frame (131 bytes); more saves system calls where frames are small.
+const INBOUND_BYTES: usize = 8 * 1024;
 
 fn clamp(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)

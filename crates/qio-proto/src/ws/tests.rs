@@ -141,7 +141,7 @@ fn neither_a_control_frame_nor_an_empty_one_is_an_end() {
     let mut client = Side::client(WsOptions::default());
     for wire in [frame(0x89, b"ping"), frame(0x8A, b"pong"), frame(0x82, b""), frame(0x02, b"")] {
         assert_eq!(client.read(&wire, 100).unwrap(), b"");
-        assert!(!client.engine.has_ended() && !client.engine.is_at_plain());
+        assert!(!client.engine.has_ended() && !client.engine.is_readable(client.wire.len()));
     }
     assert_eq!(client.read(&frame(0x80, b"end"), 100).unwrap(), b"end");
 }
@@ -194,7 +194,7 @@ fn a_pong_has_the_payload_of_the_ping_and_the_newest_wins() {
 }
 
 #[test]
-fn a_close_is_echoed_and_is_the_end() {
+fn a_close_is_the_end_and_is_echoed_when_our_side_ends() {
     let (mut client, mut server) = pair();
     client.engine.close(4001, "enough");
     let farewell = client.control();
@@ -204,6 +204,10 @@ fn a_close_is_echoed_and_is_the_end() {
     let close = server.engine.peer_close().unwrap();
     assert_eq!((close.status, close.reason.as_str()), (Some(4001), "enough"));
     assert_eq!(server.engine.handle_end(), Ok(()));
+    assert_eq!(server.control(), b"", "our side goes on until it is ended");
+    let answer = server.write(b"answer");
+    assert_eq!(client.read(&answer, 4).unwrap(), b"answer");
+    server.engine.finish();
     let echo = server.control();
     assert_eq!(echo, frame(0x88, &4001_u16.to_be_bytes()));
     assert_eq!(client.read(&echo, 4).unwrap(), b"");
