@@ -39,8 +39,8 @@ pub trait Engine: Send {
     fn handle_wire(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, Self::Error>;
 
     /// Whether [`handle_wire`](Engine::handle_wire) would give a plain byte, or an error, when
-    /// offered the rest of the wire, which has `wire_len` bytes and was offered before.
-    fn is_readable(&self, wire_len: usize) -> bool;
+    /// offered the rest of the wire. Asked after a call with an empty `plain`.
+    fn is_readable(&self, wire: &[u8]) -> bool;
 
     /// How much of the wire must be offered at once for progress to be certain: the owner's buffer
     /// has that size.

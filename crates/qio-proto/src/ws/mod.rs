@@ -362,8 +362,8 @@ impl Engine for WebSocket {
         }
     }
 
-    fn is_readable(&self, wire_len: usize) -> bool {
-        (self.payload.is_some() && wire_len > 0) || self.failed.is_some()
+    fn is_readable(&self, wire: &[u8]) -> bool {
+        (self.payload.is_some() && !wire.is_empty()) || self.failed.is_some()
     }
 
     fn inbound_bytes(&self) -> usize {

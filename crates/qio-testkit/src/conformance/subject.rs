@@ -173,7 +173,11 @@ impl Subject {
     {
         match result {
             Ok(got) => !self.farewell && got == end,
-            Err(error) => self.farewell && error.kind() == std::io::ErrorKind::UnexpectedEof,
+            Err(error) => {
+                let kind = error.kind();
+                self.farewell
+                    && (kind == std::io::ErrorKind::UnexpectedEof || super::data::is_gone(kind))
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Error, ErrorKind, IoSliceMut, Result};
 
-use qio_proto::Engine;
+use qio_proto::{Engine, Progress};
 use smallvec::SmallVec;
 
 use super::store::Buffer;
@@ -66,7 +66,7 @@ impl Inwards {
         relaxed: bool,
     ) -> Result<usize> {
         loop {
-            let done = self.take(engine, bufs, 0)?;
+            let done = self.take(engine, bufs, 0);
             if done > 0 {
                 return Ok(done);
             }
@@ -90,15 +90,17 @@ impl Inwards {
     }
 
     /// Whether a read would give something without anything from below.
-    pub(super) fn is_ready<E: Engine>(&self, engine: &Mutex<E>) -> bool {
-        !matches!(self.state, State::Open) || lock(engine).is_readable(self.len())
+    pub(super) fn is_ready<E: Engine>(&mut self, engine: &Mutex<E>) -> bool {
+        // What comes before the next plain byte may be all there is.
+        self.settle(engine);
+        !matches!(self.state, State::Open) || lock(engine).is_readable(self.rest())
     }
 
     /// Takes from below, until a read would give something.
     pub(super) fn drive<C: Channel, E: Engine>(&mut self, below: &C, engine: &Mutex<E>) {
         while !self.is_ready(engine) {
             // What is wrong is told by the next read.
-            if self.fill(below, engine).is_err() || self.take(engine, &mut [], 0).is_err() {
+            if self.fill(below, engine).is_err() {
                 break;
             }
         }
@@ -123,8 +125,8 @@ impl Inwards {
         self.release();
     }
 
-    fn len(&self) -> usize {
-        self.end - self.start
+    fn rest(&self) -> &[u8] {
+        self.wire.as_deref().map_or(&[], |wire| &wire[self.start..self.end])
     }
 
     fn is_empty(&self) -> bool {
@@ -136,6 +138,14 @@ impl Inwards {
         (self.start, self.end) = (0, 0);
     }
 
+    /// Has the engine handle what comes before the next plain byte.
+    fn settle<E: Engine>(&mut self, engine: &Mutex<E>) {
+        if matches!(self.state, State::Open) {
+            while self.work(&mut *lock(engine), &mut []).consumed > 0 {}
+            self.tidy(engine);
+        }
+    }
+
     /// Has the engine work on what is here, and gives the plain bytes, which go behind the first
     /// `done` bytes of `bufs`.
     fn take<E: Engine>(
@@ -143,50 +153,53 @@ impl Inwards {
         engine: &Mutex<E>,
         bufs: &mut [IoSliceMut<'_>],
         mut done: usize,
-    ) -> Result<usize> {
+    ) -> usize {
         if !matches!(self.state, State::Open) {
-            return Ok(done);
+            return done;
         }
-        let mut engine = lock(engine);
-        let wire = self.wire.as_deref_mut().unwrap_or_default();
-        let mut skip = done;
-        // The last round, with no room, handles what comes before the next plain byte.
-        let rounds = bufs.iter_mut().map(|buf| &mut **buf).chain([&mut [][..]]);
-        'rounds: for buf in rounds {
-            let before = skip.min(buf.len());
-            skip -= before;
-            let mut room = &mut buf[before..];
-            let has_room = !room.is_empty();
-            loop {
-                let rest = &mut wire[self.start..self.end];
-                let moved = match engine.handle_wire(rest, room) {
-                    Ok(moved) => moved,
-                    Err(error) => {
-                        self.state = State::Failed(Failure::new(ErrorKind::InvalidData, &error));
-                        break 'rounds;
+        {
+            let mut engine = lock(engine);
+            let mut skip = done;
+            'bufs: for buf in bufs {
+                let before = skip.min(buf.len());
+                skip -= before;
+                let mut room = &mut buf[before..];
+                while !room.is_empty() {
+                    let moved = self.work(&mut *engine, room);
+                    done += moved.produced;
+                    room = &mut room[moved.produced..];
+                    if moved == Progress::default() {
+                        break 'bufs;
                     }
-                };
-                self.start += moved.consumed;
-                done += moved.produced;
-                room = &mut room[moved.produced..];
-                let more_room = has_room && room.is_empty();
-                if more_room || (moved.consumed == 0 && moved.produced == 0) {
-                    break;
                 }
             }
-            if engine.has_ended() {
-                self.state = State::Ended;
-                break;
+        }
+        self.tidy(engine);
+        done
+    }
+
+    /// One call of the engine.
+    fn work<E: Engine>(&mut self, engine: &mut E, room: &mut [u8]) -> Progress {
+        let wire = self.wire.as_deref_mut().unwrap_or_default();
+        match engine.handle_wire(&mut wire[self.start..self.end], room) {
+            Ok(moved) => {
+                self.start += moved.consumed;
+                moved
             }
-            if has_room && !room.is_empty() {
-                // There was room left: the engine needs more of the wire.
-                break;
+            Err(error) => {
+                self.state = State::Failed(Failure::new(ErrorKind::InvalidData, &error));
+                Progress::default()
             }
+        }
+    }
+
+    fn tidy<E: Engine>(&mut self, engine: &Mutex<E>) {
+        if matches!(self.state, State::Open) && lock(engine).has_ended() {
+            self.state = State::Ended;
         }
         if self.is_empty() || matches!(self.state, State::Ended) {
             self.release();
         }
-        Ok(done)
     }
 
     /// Reads more of the wire.
@@ -247,7 +260,7 @@ impl Inwards {
             return Ok(count);
         }
         (self.wire, self.start, self.end) = (rest, 0, count - payload);
-        self.take(engine, bufs, payload)
+        Ok(self.take(engine, bufs, payload))
     }
 
     /// Remembers an error of the channel below: who waits must see that a read has something to say.

@@ -9,6 +9,8 @@ mod outwards;
 mod pump;
 mod store;
 mod sync;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod ws;
 
 pub use handshaking::{Established, Handshaking};
