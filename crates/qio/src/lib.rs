@@ -31,6 +31,7 @@ mod trace;
 pub mod channel;
 pub mod error;
 pub mod interest;
+pub mod layer;
 pub mod net;
 pub mod relay;
 mod task;
