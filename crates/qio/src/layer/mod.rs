@@ -16,3 +16,4 @@ pub mod ws;
 pub use handshaking::{Established, Handshaking};
 pub use outwards::NotSent;
 pub use pump::Layer;
+pub use qio_proto::{Engine, Frame, Handshake, Progress, Time};
