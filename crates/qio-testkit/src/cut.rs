@@ -143,14 +143,14 @@ pub fn at_every_step(make: &dyn Fn() -> Pair, script: &Script) {
                 match way {
                     Way::Drop => drop(channel),
                     Way::Close => {
-                        channel.close().unwrap();
+                        crate::conformance::close(&*channel);
                         refuses(&*channel, &context);
                     }
                     Way::CloseFromOutside => {
                         let inside = Arc::clone(&channel);
                         let caller = Job::start(move || inside.read_exact(&mut [0; 1 << 16]));
                         caller.wait_until_asleep();
-                        channel.close().unwrap();
+                        crate::conformance::close(&*channel);
                         let error = caller.finish().unwrap_err();
                         check_end(Err(error), &context);
                         refuses(&*channel, &context);
@@ -197,7 +197,7 @@ fn check_afterwards(channel: &dyn Channel, context: &str) {
     });
     assert!(waits <= 64, "{context}: {waits} waits at the end");
     check_end(channel.finish_all(None), context);
-    channel.close().unwrap_or_else(|error| panic!("{context}: close: {error}"));
+    crate::conformance::close(channel);
     refuses(channel, context);
 }
 

@@ -51,6 +51,7 @@ fn a_name_becomes_numbers_and_every_option_stays() {
                 (_, Value::Switch) => "on",
                 (_, Value::Duration) => "77s",
                 (_, Value::Count { .. }) => "99",
+                (_, Value::CountOrForever) => "forever",
                 (_, Value::Size) => "64k",
                 ("device", _) => "lo",
                 ("bind", _) => "127.0.0.1",

@@ -3,8 +3,10 @@
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::time::{Duration, Instant};
 
+use qio::transport::Socket;
 use qio::{Channel, ChannelExt, Features, Interest, Mode, WriteFlags};
 
+use super::Pair;
 use crate::chaos::scramble;
 
 pub(super) const MODES: [Mode; 2] = [Mode::Blocking, Mode::NonBlocking];
@@ -87,7 +89,8 @@ fn odd_sizes(seed: u64, at_most: usize) -> Vec<usize> {
 pub(super) fn fill(channel: &dyn Channel) -> usize {
     let mut total = fill_once(channel, 0);
     // Linux delays an acknowledgement, which makes room, by up to 40 ms.
-    let delays = channel.features() & (Features::PEEK | Features::FD_PASS) == Features::PEEK;
+    let socket = channel.find::<Socket>();
+    let delays = socket.is_some_and(|socket| !socket.features().contains(Features::FD_PASS));
     let mut quiet = Duration::from_millis(if delays { 60 } else { 5 });
     loop {
         let before = total;
@@ -123,10 +126,18 @@ fn fill_once(channel: &dyn Channel, mut total: usize) -> usize {
 }
 
 /// Reads `len` bytes and compares them with the [`pattern`] from 0.
-pub(super) fn drain(channel: &dyn Channel, len: usize) {
-    let mut got = vec![0; len];
-    channel.read_exact(&mut got).unwrap();
-    assert!(got == pattern(0, len), "other bytes than were sent");
+pub(super) fn drain(pair: &Pair, len: usize) {
+    expect(pair, &pattern(0, len));
+}
+
+/// Reads what the writer has accepted, while the writer gets rid of it.
+pub(super) fn expect(pair: &Pair, sent: &[u8]) {
+    let mut got = vec![0; sent.len()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| pair.left.flush_all(soon()).unwrap());
+        pair.right.read_exact(&mut got).unwrap();
+    });
+    assert!(got == sent, "other bytes than were accepted");
 }
 
 /// Reads once more, as often as it would block, and gives what comes.
@@ -161,4 +172,11 @@ pub(super) fn write_until_error(channel: &dyn Channel) -> ErrorKind {
 pub(super) fn is_gone(kind: ErrorKind) -> bool {
     use ErrorKind as Kind;
     matches!(kind, Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted)
+}
+
+/// Closes; that bytes which were accepted are not sent any more is no failure.
+pub(crate) fn close(channel: &dyn Channel) {
+    let Err(error) = channel.close() else { return };
+    let not_sent = error.get_ref().is_some_and(|inner| inner.is::<qio::layer::NotSent>());
+    assert!(not_sent, "close: {error}");
 }

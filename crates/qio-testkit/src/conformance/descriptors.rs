@@ -184,7 +184,7 @@ pub fn descriptors_go_once_after_would_block(subject: &Subject) {
         left.write_all_with(&mut out, WriteFlags::empty(), &borrowed(&sent))
     });
     writer.wait_until_asleep();
-    drain(&*pair.right, full);
+    drain(&pair, full);
     let mut sink = FdSink::new(16);
     let mut got = [0; 3];
     let mut into = [IoSliceMut::new(&mut got)];

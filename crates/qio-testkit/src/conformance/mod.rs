@@ -20,6 +20,7 @@ mod waiting;
 
 use std::time::Duration;
 
+pub(crate) use data::close;
 pub use subject::{Pair, Relation, Subject};
 
 /// One check: panics when the subject fails it.

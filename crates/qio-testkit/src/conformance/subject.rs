@@ -74,6 +74,7 @@ pub struct Subject {
     finds: fn(&dyn Channel) -> bool,
     volume: usize,
     chaos: Option<Plan>,
+    farewell: bool,
 }
 
 impl fmt::Debug for Subject {
@@ -114,13 +115,20 @@ impl Subject {
 
     fn new<T: Channel>(name: &'static str, relation: Relation, make: fn() -> Pair) -> Self {
         let finds = |channel: &dyn Channel| channel.find::<T>().is_some();
-        Self { name, relation, make, finds, volume: 1 << 20, chaos: None }
+        Self { name, relation, make, finds, volume: 1 << 20, chaos: None, farewell: false }
     }
 
     /// How many bytes stand for a megabyte, where each costs two changes of thread.
     #[must_use]
     pub fn volume(mut self, bytes: usize) -> Self {
         self.volume = bytes;
+        self
+    }
+
+    /// A stream that ends without [`finish`](Channel::finish) is cut off, and an error to read.
+    #[must_use]
+    pub fn with_farewell(mut self) -> Self {
+        self.farewell = true;
         self
     }
 
@@ -148,6 +156,29 @@ impl Subject {
     /// Whether `channel` shows the innermost channel of the subject.
     pub(super) fn is_found_in(&self, channel: &dyn Channel) -> bool {
         (self.finds)(channel)
+    }
+
+    /// Ends the stream, so that the peer reads the end.
+    pub(super) fn end(&self, channel: &dyn Channel) {
+        if self.farewell {
+            channel.finish_all(super::data::soon()).unwrap();
+        }
+        super::close(channel);
+    }
+
+    /// Whether what a reader got is what it gets when the peer has gone without a word.
+    pub(super) fn is_cut_off<T>(&self, result: &std::io::Result<T>, end: &T) -> bool
+    where
+        T: PartialEq,
+    {
+        match result {
+            Ok(got) => !self.farewell && got == end,
+            Err(error) => {
+                let kind = error.kind();
+                self.farewell
+                    && (kind == std::io::ErrorKind::UnexpectedEof || super::data::is_gone(kind))
+            }
+        }
     }
 
     pub(super) fn is_chaotic(&self) -> bool {

@@ -1,5 +1,22 @@
-//! Channels over channels.
+//! Protocol layers over any channel.
+//!
+//! An [`Engine`](qio_proto::Engine) says what a protocol means, a [`Layer`] is the pump between it
+//! and the channel below: the only place where an engine meets a channel. [`Framed`] needs neither:
+//! it tells messages apart in a stream.
 
 mod framed;
+mod handshaking;
+mod inwards;
+mod outwards;
+mod pump;
+mod store;
+mod sync;
+#[cfg(feature = "tls")]
+pub mod tls;
+pub mod ws;
 
 pub use framed::{Framed, Framing, LONGEST_FRAME_BYTES};
+pub use handshaking::{Established, Handshaking};
+pub use outwards::NotSent;
+pub use pump::Layer;
+pub use qio_proto::{Engine, Frame, Handshake, Progress, Time};

@@ -150,6 +150,7 @@ impl End {
             return Ok(0);
         }
         let bufs = one_call_mut(op.bufs());
+        let mut seems_over = false;
         let n = loop {
             let result = if self.may_block() {
                 self.without_blocking(fd.as_fd(), |flags| {
@@ -166,8 +167,12 @@ impl End {
                     if !poll_now(fd.as_fd(), PollFlags::IN)? {
                         return Err(ErrorKind::WouldBlock.into());
                     }
-                    // The first writer came, perhaps after the read: there may be bytes of it.
-                    self.had_writer.store(true, Ordering::Relaxed);
+                    // The first writer came, perhaps after the read: there may be bytes of it. It
+                    // is asked twice, because poll(2) reads the number of writers without a lock,
+                    // and one that is just opening is counted as come before it is there
+                    // (fifo_open and pipe_poll of the kernel).
+                    self.had_writer.store(seems_over, Ordering::Relaxed);
+                    seems_over = true;
                 }
                 result => break result?,
             }

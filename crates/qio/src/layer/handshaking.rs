@@ -1,0 +1,186 @@
+//! Handshakes: what comes before a layer.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::task::Poll;
+use std::time::Instant;
+
+use qio_proto::{Engine, Handshake};
+
+use super::Layer;
+use crate::channel::{Channel, ChannelExt, ReadFlags, WriteFlags};
+use crate::interest::Interest;
+use crate::watch::{PollSet, Steps};
+
+/// A handshake over a channel, in steps.
+///
+/// There is nothing to read plain bytes from before it is over. Dropping it cancels: the channel
+/// below is closed.
+///
+/// The error has the handshake's own as its source; the peer was told the reason, as far as the
+/// protocol has words for it and the channel took them.
+pub struct Handshaking<C: Channel, H> {
+    parts: Option<(C, H)>,
+    /// What has come and was not consumed.
+    inbound: Vec<u8>,
+    outbound: Vec<u8>,
+    /// Why it fails, once the peer was told.
+    failed: Option<io::Error>,
+    deadline: Option<Instant>,
+}
+
+/// A handshake that is over, and the channel below.
+pub struct Established<C, H> {
+    /// The channel below.
+    below: C,
+    handshake: H,
+    rest: Vec<u8>,
+}
+
+/// How much is read at a time.
+const CHUNK: usize = 2048;
+
+impl<C: Channel, H: Handshake> Handshaking<C, H> {
+    /// A handshake that has to be over at `deadline`.
+    pub fn new(below: C, handshake: H, deadline: Option<Instant>) -> Self {
+        Self {
+            parts: Some((below, handshake)),
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            failed: None,
+            deadline,
+        }
+    }
+
+    fn try_step(&mut self) -> io::Result<bool> {
+        let Some((below, handshake)) = &mut self.parts else {
+            return Err(io::Error::other("the handshake is over"));
+        };
+        loop {
+            while handshake.wants_wire() || !self.outbound.is_empty() {
+                if self.outbound.is_empty() {
+                    self.outbound.resize(CHUNK, 0);
+                    let count = handshake.poll_wire(&mut self.outbound);
+                    self.outbound.truncate(count);
+                }
+                let bufs = [IoSlice::new(&self.outbound)];
+                let count = below.write_with(&bufs, WriteFlags::NONBLOCK, &[])?;
+                self.outbound.drain(..count);
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            if handshake.is_done() {
+                return Ok(true);
+            }
+            let end = self.inbound.len();
+            let limit = handshake.limit_bytes().max(end + 1);
+            self.inbound.resize((end + CHUNK).min(limit), 0);
+            let bufs = &mut [IoSliceMut::new(&mut self.inbound[end..])];
+            let result = below.read_with(bufs, ReadFlags::NONBLOCK, None);
+            self.inbound.truncate(end + *result.as_ref().unwrap_or(&0));
+            if result? == 0 {
+                let error = handshake.handle_end();
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, error));
+            }
+            loop {
+                match handshake.handle_wire(&mut self.inbound) {
+                    Ok(0) => break,
+                    Ok(count) => drop(self.inbound.drain(..count)),
+                    // The peer is told first.
+                    Err(error) => {
+                        self.failed = Some(io::Error::new(ErrorKind::InvalidData, error));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<C: Channel, H: Handshake> Steps for Handshaking<C, H> {
+    type Output = io::Result<Established<C, H>>;
+
+    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
+        if let Some((below, _)) = &self.parts {
+            // What makes waiting pointless shows up in the next read or write.
+            let _ = below.drive(now);
+        }
+        match self.try_step() {
+            Ok(false) => Poll::Pending,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                match self.deadline.is_some_and(|deadline| deadline <= now) {
+                    true => Poll::Ready(Err(self.failed.take().unwrap_or_else(|| {
+                        io::Error::new(ErrorKind::TimedOut, "the handshake took too long")
+                    }))),
+                    false => Poll::Pending,
+                }
+            }
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(true) => Poll::Ready(match self.parts.take() {
+                Some((below, handshake)) => {
+                    let rest = std::mem::take(&mut self.inbound);
+                    Ok(Established { below, handshake, rest })
+                }
+                None => Err(io::Error::other("the handshake is over")),
+            }),
+        }
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        if let Some((below, _)) = &self.parts {
+            let interest = match self.outbound.is_empty() {
+                true => Interest::READ,
+                false => Interest::WRITE,
+            };
+            if !below.watch(interest, set).is_empty() {
+                set.wake_at(Instant::now());
+            }
+        }
+        if let Some(deadline) = self.deadline {
+            set.wake_at(deadline);
+        }
+    }
+}
+
+impl<C: Channel, H> Drop for Handshaking<C, H> {
+    fn drop(&mut self) {
+        if let Some((below, _)) = &self.parts {
+            // Nobody is left to be told.
+            let _ = below.close();
+        }
+    }
+}
+
+impl<C: Channel, H: Handshake> Established<C, H>
+where
+    H::Engine: fmt::Debug + 'static,
+{
+    /// What was agreed on.
+    pub fn handshake(&self) -> &H {
+        &self.handshake
+    }
+
+    /// The channel of plain bytes; `kind` is the layer's name.
+    pub fn into_layer(self, kind: &'static str) -> Layer<C, H::Engine>
+    where
+        H::Engine: Engine,
+    {
+        Layer::with_rest(kind, self.below, self.handshake.into_engine(), &self.rest)
+    }
+}
+
+impl<C: Channel, H> fmt::Debug for Handshaking<C, H> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Handshaking")
+            .field("deadline", &self.deadline)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: Channel, H> fmt::Debug for Established<C, H> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Established").field("below", &self.below).finish_non_exhaustive()
+    }
+}

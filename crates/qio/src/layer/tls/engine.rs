@@ -1,0 +1,465 @@
+//! rustls as an engine.
+
+use std::fmt;
+use std::ops::DerefMut;
+use std::sync::Arc;
+
+use qio_proto::{Engine, Handshake, Progress};
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
+};
+use rustls::{ClientConfig, ProtocolVersion, ServerConfig, SideData, SupportedCipherSuite};
+
+use super::TlsError;
+
+/// One side of a TLS connection: the handshake first, and the engine after it.
+///
+/// Memory: the plain bytes of one record (16 KiB), while its reader has not taken them all;
+/// handshake messages on their way out. Nothing while idle, beside the keys.
+pub struct Tls<S: Side> {
+    connection: S::Connection,
+    /// Records of the protocol's own that wait to go out.
+    outbound: Vec<u8>,
+    /// The rest of a record that was larger than the reader's buffer.
+    plain: Vec<u8>,
+    taken: usize,
+    /// The handshake is over.
+    done: bool,
+    ended: bool,
+    finished: bool,
+    failed: Option<TlsError>,
+}
+
+/// The client's side.
+pub type ClientTls = Tls<Client>;
+
+/// The server's side.
+pub type ServerTls = Tls<Server>;
+
+/// Which side of a connection; there are two.
+pub trait Side: Sized + sealed::Sealed + 'static {
+    #[doc(hidden)]
+    type Connection: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> + Send;
+    #[doc(hidden)]
+    type Data: SideData;
+
+    #[doc(hidden)]
+    fn process<'c, 'i>(
+        connection: &'c mut Self::Connection,
+        wire: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+/// The side that begins.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Client;
+
+/// The side that answers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Server;
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Client {}
+    impl Sealed for super::Server {}
+}
+
+impl Side for Client {
+    type Connection = UnbufferedClientConnection;
+    type Data = rustls::client::ClientConnectionData;
+
+    fn process<'c, 'i>(
+        connection: &'c mut Self::Connection,
+        wire: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        connection.process_tls_records(wire)
+    }
+}
+
+impl Side for Server {
+    type Connection = UnbufferedServerConnection;
+    type Data = rustls::server::ServerConnectionData;
+
+    fn process<'c, 'i>(
+        connection: &'c mut Self::Connection,
+        wire: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        connection.process_tls_records(wire)
+    }
+}
+
+/// What the two sides have agreed on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The version of the protocol.
+    pub version: Option<ProtocolVersion>,
+    /// The cipher suite.
+    pub suite: Option<SupportedCipherSuite>,
+    /// The application's protocol (ALPN, RFC 7301).
+    pub alpn: Option<Vec<u8>>,
+    /// The peer's certificate, and those that lead to its root, as they were sent.
+    pub peer_certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Tls<Client> {
+    pub(super) fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
+        let mut tls = Self::new(UnbufferedClientConnection::new(config, name)?);
+        // The first message wants to go out.
+        tls.advance(&mut [], &mut [])
+            .map_err(|_| rustls::Error::General("the first message cannot be made".into()))?;
+        Ok(tls)
+    }
+}
+
+impl Tls<Server> {
+    pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        Ok(Self::new(UnbufferedServerConnection::new(config)?))
+    }
+}
+
+impl<S: Side> Tls<S> {
+    fn new(connection: S::Connection) -> Self {
+        Self {
+            connection,
+            outbound: Vec::new(),
+            plain: Vec::new(),
+            taken: 0,
+            done: false,
+            ended: false,
+            finished: false,
+            failed: None,
+        }
+    }
+
+    /// What was agreed on; complete once the handshake is over.
+    pub fn facts(&self) -> Facts {
+        let certificates = self.connection.peer_certificates().unwrap_or_default();
+        Facts {
+            version: self.connection.protocol_version(),
+            suite: self.connection.negotiated_cipher_suite(),
+            alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
+            peer_certificates: certificates.to_vec(),
+        }
+    }
+
+    /// Works on the wire until there is a record of plain bytes, or no more to do; plain bytes go
+    /// to `plain`, and what does not fit is kept.
+    fn advance(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, TlsError> {
+        let mut done = Progress::default();
+        loop {
+            let status = S::process(&mut self.connection, &mut wire[done.consumed..]);
+            let discard = status.discard;
+            match status.state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        let room = plain.len() - done.produced;
+                        let (now, later) = record.payload.split_at(room.min(record.payload.len()));
+                        // What is kept already comes first.
+                        if self.plain.len() == self.taken {
+                            let to = &mut plain[done.produced..][..now.len()];
+                            to.copy_from_slice(now);
+                            done.produced += now.len();
+                            if !later.is_empty() {
+                                (self.plain, self.taken) = (later.to_vec(), 0);
+                            }
+                        } else {
+                            self.plain.extend_from_slice(record.payload);
+                        }
+                    }
+                    done.consumed += discard;
+                    self.done = true;
+                    return Ok(done);
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    let start = self.outbound.len();
+                    let mut size = 0;
+                    loop {
+                        self.outbound.resize(start + size, 0);
+                        match data.encode(&mut self.outbound[start..]) {
+                            Ok(count) => break self.outbound.truncate(start + count),
+                            Err(EncodeError::InsufficientSize(needed)) => {
+                                size = needed.required_size;
+                            }
+                            Err(EncodeError::AlreadyEncoded) => break,
+                        }
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    done.consumed += discard;
+                    self.ended = true;
+                    return Ok(done);
+                }
+                Ok(ConnectionState::WriteTraffic(_)) => {
+                    self.done = true;
+                    done.consumed += discard;
+                    return Ok(done);
+                }
+                Ok(ConnectionState::BlockedHandshake) => {
+                    done.consumed += discard;
+                    return Ok(done);
+                }
+                // Early data is not accepted, and nothing else was asked for.
+                Ok(_) => {
+                    let text = "a state of the protocol that nobody asked for";
+                    return Err(self.fail(rustls::Error::General(text.into())));
+                }
+                Err(error) => return Err(self.fail(error)),
+            }
+            done.consumed += discard;
+        }
+    }
+
+    /// Remembers the error, and has the peer told.
+    fn fail(&mut self, error: rustls::Error) -> TlsError {
+        let error = TlsError::Protocol(error);
+        if self.failed.replace(error.clone()).is_none() {
+            // The alert waits in the connection.
+            let _ = self.collect_alert();
+        }
+        error
+    }
+
+    fn collect_alert(&mut self) -> Result<(), EncodeError> {
+        loop {
+            match S::process(&mut self.connection, &mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    let start = self.outbound.len();
+                    self.outbound.resize(start + ALERT_BYTES, 0);
+                    let count = data.encode(&mut self.outbound[start..]);
+                    self.outbound.truncate(start + *count.as_ref().unwrap_or(&0));
+                    count?;
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn take_kept(&mut self, plain: &mut [u8]) -> usize {
+        let kept = &self.plain[self.taken..];
+        let count = kept.len().min(plain.len());
+        plain[..count].copy_from_slice(&kept[..count]);
+        self.taken += count;
+        if self.taken == self.plain.len() {
+            (self.plain, self.taken) = (Vec::new(), 0);
+        }
+        count
+    }
+
+    fn take_outbound(&mut self, wire: &mut [u8]) -> usize {
+        let count = self.outbound.len().min(wire.len());
+        wire[..count].copy_from_slice(&self.outbound[..count]);
+        if count == self.outbound.len() {
+            self.outbound = Vec::new();
+        } else {
+            self.outbound.drain(..count);
+        }
+        count
+    }
+}
+
+impl<S: Side> Engine for Tls<S> {
+    type Error = TlsError;
+
+    fn handle_wire(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, TlsError> {
+        let mut done = Progress { consumed: 0, produced: self.take_kept(plain) };
+        // With room, until that is full; without, until it is known what comes.
+        let size = plain.len();
+        while !self.ended {
+            let is_full = match size {
+                0 => self.taken < self.plain.len(),
+                size => done.produced == size,
+            };
+            if is_full {
+                break;
+            }
+            if let Some(error) = &self.failed {
+                return if done.produced > 0 { Ok(done) } else { Err(error.clone()) };
+            }
+            let rest = &mut wire[done.consumed..];
+            if !has_record(rest) {
+                break;
+            }
+            match self.advance(rest, &mut plain[done.produced..]) {
+                Ok(moved) => {
+                    done.consumed += moved.consumed;
+                    done.produced += moved.produced;
+                    if moved == Progress::default() {
+                        break;
+                    }
+                }
+                // What came before is delivered first.
+                Err(_) if done.produced > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn is_readable(&self, wire: &[u8]) -> bool {
+        let _ = wire;
+        self.taken < self.plain.len() || self.failed.is_some()
+    }
+
+    fn inbound_bytes(&self) -> usize {
+        INBOUND_BYTES
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended && self.taken == self.plain.len()
+    }
+
+    fn handle_end(&mut self) -> Result<(), TlsError> {
+        if self.ended { Ok(()) } else { Err(TlsError::Truncated) }
+    }
+
+    fn poll_wire(&mut self, wire: &mut [u8]) -> usize {
+        self.take_outbound(wire)
+    }
+
+    fn wants_wire(&self) -> bool {
+        !self.outbound.is_empty()
+    }
+
+    fn handle_plain(&mut self, plain: &[u8], wire: &mut [u8]) -> Result<Progress, TlsError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.finished {
+            return Err(TlsError::Ended);
+        }
+        let mut done = Progress::default();
+        while done.consumed < plain.len() {
+            // A new key is announced before it is used.
+            done.produced += self.take_outbound(&mut wire[done.produced..]);
+            let room = wire.len() - done.produced;
+            if !self.outbound.is_empty() || room <= RECORD_OVERHEAD {
+                break;
+            }
+            let rest = &plain[done.consumed..];
+            let piece = &rest[..rest.len().min(RECORD_BYTES).min(room - RECORD_OVERHEAD)];
+            let moved = match S::process(&mut self.connection, &mut []).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    traffic.encrypt(piece, &mut wire[done.produced..])
+                }
+                Ok(state) => {
+                    drop(state);
+                    // Something to say first, or the end of the peer's side, which is said once.
+                    self.advance(&mut [], &mut [])?;
+                    continue;
+                }
+                Err(error) => return Err(self.fail(error)),
+            };
+            match moved {
+                Ok(count) => {
+                    done.consumed += piece.len();
+                    done.produced += count;
+                }
+                Err(error) => return Err(self.fail(rustls::Error::General(error.to_string()))),
+            }
+        }
+        Ok(done)
+    }
+
+    fn finish(&mut self) {
+        if self.finished || self.failed.is_some() {
+            return;
+        }
+        self.finished = true;
+        // What is to be said goes before the farewell.
+        let _ = self.advance(&mut [], &mut []);
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+            S::process(&mut self.connection, &mut []).state
+        {
+            let start = self.outbound.len();
+            self.outbound.resize(start + ALERT_BYTES, 0);
+            let count = traffic.queue_close_notify(&mut self.outbound[start..]).unwrap_or(0);
+            self.outbound.truncate(start + count);
+        }
+    }
+}
+
+impl<S: Side> Handshake for Tls<S> {
+    type Engine = Self;
+    type Error = TlsError;
+
+    fn handle_wire(&mut self, wire: &mut [u8]) -> Result<usize, TlsError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.done {
+            return Ok(0);
+        }
+        Ok(self.advance(wire, &mut [])?.consumed)
+    }
+
+    fn limit_bytes(&self) -> usize {
+        INBOUND_BYTES
+    }
+
+    fn handle_end(&mut self) -> TlsError {
+        TlsError::Unfinished
+    }
+
+    fn poll_wire(&mut self, wire: &mut [u8]) -> usize {
+        self.take_outbound(wire)
+    }
+
+    fn wants_wire(&self) -> bool {
+        !self.outbound.is_empty()
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn into_engine(self) -> Self {
+        self
+    }
+}
+
+/// Whether a whole record is at the front of the wire: RFC 8446, section 5.1.
+fn has_record(wire: &[u8]) -> bool {
+    match wire {
+        [_, _, _, high, low, rest @ ..] => {
+            rest.len() >= usize::from(u16::from_be_bytes([*high, *low]))
+        }
+        _ => false,
+    }
+}
+
+/// The plain bytes of a full record: RFC 8446, section 5.1.
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// What a record is longer than its plain bytes: 5 bytes of header, and at most 256 for the
+/// cipher (RFC 8446, section 5.2; 24 with the suites in use).
+const RECORD_OVERHEAD: usize = 5 + 256;
+
+/// Two records of the largest size that TLS 1.2 allows (RFC 5246, section 6.2.3), so that one is
+/// worked on while the next one comes.
+const INBOUND_BYTES: usize = 2 * (5 + 16 * 1024 + 2048);
+
+/// An alert in a record.
+const ALERT_BYTES: usize = 2 + RECORD_OVERHEAD;
+
+impl<S: Side> fmt::Debug for Tls<S> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Tls")
+            .field("version", &self.connection.protocol_version())
+            .field("done", &self.done)
+            .field("ended", &self.ended)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}

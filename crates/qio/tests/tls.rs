@@ -1,0 +1,155 @@
+//! The conformance suite over TLS, plain and in chaos.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{TcpListener, TcpStream};
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use qio::layer::{tls, ws};
+use qio::transport::{Duplex, Pipe, Socket};
+use qio::watch::{Steps, run};
+use qio::{Channel, ChannelExt};
+use qio_testkit::{Pair, Subject, conformance};
+use rustix::net::sockopt;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+conformance!(
+    tls_over_unix,
+    Subject::pair::<Socket>("tls over unix", || tls_pair(unix())).with_farewell()
+);
+conformance!(
+    tls_over_tcp,
+    Subject::pair::<Socket>("tls over tcp", || tls_pair(tcp())).with_farewell()
+);
+conformance!(
+    tls_over_pipes,
+    Subject::pair::<Pipe>("tls over pipes", || tls_pair(pipes())).with_farewell()
+);
+conformance!(
+    tls_over_memory,
+    Subject::pair::<Duplex>("tls over memory", || tls_pair(memory())).with_farewell()
+);
+conformance!(
+    tls_server_side,
+    Subject::pair::<Socket>("tls server side", || swapped(tls_pair(unix()))).with_farewell()
+);
+conformance!(
+    tls_1_2,
+    Subject::pair::<Socket>("tls 1.2", || { tls_pair_of(unix(), &[&rustls::version::TLS12]) })
+        .with_farewell()
+);
+conformance!(
+    tls_over_ws_over_tls,
+    Subject::pair::<Socket>("tls over ws over tls", || tls_pair(ws_pair(tls_pair(unix()))))
+        .with_farewell()
+);
+
+/// The client on the left, the server on the right.
+fn tls_pair(pair: Pair) -> Pair {
+    tls_pair_of(pair, rustls::ALL_VERSIONS)
+}
+
+fn tls_pair_of(pair: Pair, versions: &[&'static rustls::SupportedProtocolVersion]) -> Pair {
+    let (client, server) = configs(versions);
+    let server = tls::server(pair.right, server, soon()).unwrap();
+    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = tls::client(pair.left, client, name, soon()).unwrap();
+    let client = finished(client).into_layer(tls::NAME);
+    Pair::new(client, server.join().unwrap())
+}
+
+fn ws_pair(pair: Pair) -> Pair {
+    let server = ws::server(pair.right, ws::ServerOptions::default(), soon());
+    let server = thread::spawn(move || finished(server).into_layer(ws::NAME));
+    let client = ws::client(pair.left, ws::ClientOptions::new("localhost"), soon()).unwrap();
+    let client = finished(client).into_layer(ws::NAME);
+    Pair::new(client, server.join().unwrap())
+}
+
+fn configs(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let (cert, key) = identity();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.clone()).unwrap();
+    let client = ClientConfig::builder_with_protocol_versions(versions)
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = ServerConfig::builder_with_protocol_versions(versions)
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .unwrap();
+    (Arc::new(client), Arc::new(server))
+}
+
+fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    static IDENTITY: OnceLock<(CertificateDer<'static>, Vec<u8>)> = OnceLock::new();
+    let (cert, key) = IDENTITY.get_or_init(|| {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        (made.cert.der().clone(), made.signing_key.serialize_der())
+    });
+    (cert.clone(), PrivateKeyDer::try_from(key.clone()).unwrap())
+}
+
+fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
+    match run(steps, None).unwrap() {
+        ControlFlow::Break(result) => result.unwrap(),
+        ControlFlow::Continue(_) => unreachable!("it has a deadline of its own"),
+    }
+}
+
+fn swapped(pair: Pair) -> Pair {
+    Pair::new(pair.right, pair.left)
+}
+
+fn unix() -> Pair {
+    let (left, right) = Socket::pair().unwrap();
+    Pair::new(left, right)
+}
+
+fn tcp() -> Pair {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (right, _) = listener.accept().unwrap();
+    let socket = |stream: TcpStream| {
+        // Small, so that filling it is quick.
+        sockopt::set_socket_send_buffer_size(&stream, 64 * 1024).unwrap();
+        Socket::from_fd(OwnedFd::from(stream)).unwrap()
+    };
+    Pair::new(socket(left), socket(right))
+}
+
+fn pipes() -> Pair {
+    let (left_in, right_out) = std::io::pipe().unwrap();
+    let (right_in, left_out) = std::io::pipe().unwrap();
+    Pair::new(
+        Pipe::from_fds(Some(left_in.into()), Some(left_out.into())).unwrap(),
+        Pipe::from_fds(Some(right_in.into()), Some(right_out.into())).unwrap(),
+    )
+}
+
+fn memory() -> Pair {
+    let (left, right) = Duplex::pair();
+    Pair::new(left, right)
+}
+
+fn soon() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(10))
+}
+
+#[test]
+fn a_record_larger_than_the_buffer_wakes_the_reader_once_per_read() {
+    let pair = tls_pair(unix());
+    let left: Arc<dyn Channel> = pair.left;
+    left.write_all(&[7; 16 * 1024]).unwrap();
+    for _ in 0..4 {
+        assert!(!pair.right.wait(qio::Interest::READ, soon()).unwrap().is_empty());
+        pair.right.read_exact(&mut [0; 4096]).unwrap();
+    }
+}
