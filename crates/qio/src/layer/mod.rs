@@ -1,6 +1,6 @@
 //! Protocol layers over any channel.
 //!
-//! An [`Engine`](qio_proto::Engine) says what a protocol means, a [`Layer`] is the pump between it
+//! An [`Engine`] says what a protocol means, a [`Layer`] is the pump between it
 //! and the channel below: the only place where an engine meets a channel. [`Framed`] needs neither:
 //! it tells messages apart in a stream.
 
