@@ -289,6 +289,16 @@ fn a_listener_that_is_full_and_at_the_limit_of_descriptors_sleeps() {
 }
 
 #[test]
+fn a_handshake_may_take_longer_than_any_clock_can_show() {
+    let (listener, _told) = listen(ListenOptions::new());
+    let mut clients = Handshakes::new(&listener, greet).timeout(Duration::MAX);
+    let mut client = dial(&listener);
+    nobody_until(&mut clients, soon());
+    client.write_all(b"!").unwrap();
+    assert!(is_served(&clients.accept(patience()).unwrap(), &mut client));
+}
+
+#[test]
 fn closing_and_dropping_close_those_that_were_not_handed_out() {
     in_own_process("closing_and_dropping_close_those_that_were_not_handed_out", || {
         let before = open_fds();
