@@ -60,7 +60,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Service {
     /// A manager that cannot be told anything is no reason not to work.
     pub(crate) fn new(variables: Variables) -> Self {
-        let manager = variables.notify.and_then(|name| match Manager::new(&name) {
+        // An empty name is how a script takes a variable away.
+        let notify = variables.notify.filter(|name| !name.is_empty());
+        let manager = notify.and_then(|name| match Manager::new(&name) {
             Ok(manager) => Some(manager),
             Err(error) => {
                 let error = std::io::Error::from(error);

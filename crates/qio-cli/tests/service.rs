@@ -235,6 +235,7 @@ fn a_manager_that_is_not_there_or_not_understood_disturbs_nothing() {
     let nobody = folder.path().join("nobody");
     for (socket, said) in [
         (nobody.to_str().unwrap(), None),
+        ("", None),
         ("vsock:2:9", Some("qio: notify vsock:2:9: address family not supported by protocol\n")),
     ] {
         let mut command = qio(["connect", "echo:"]);

@@ -55,11 +55,14 @@ pub fn receive_message(
     // Aligned like a `cmsghdr`, whose first field is a word.
     let mut control = [MaybeUninit::<usize>::uninit(); SPACE / WORD];
     let wanted = OTHER_SPACE + if room == 0 { 0 } else { space(room.min(MAX_FDS) * 4) };
-    let (bytes, got, returned) =
-        receive(socket, bufs, &mut control[..wanted / WORD], flags | RecvFlags::CMSG_CLOEXEC)?;
+    let control = &mut control[..wanted / WORD];
+    // The kernel skips the bytes between two messages, and those behind the last one.
+    control.fill(MaybeUninit::new(0));
+    let (bytes, got, returned) = receive(socket, bufs, control, flags | RecvFlags::CMSG_CLOEXEC)?;
     let control = control.as_ptr().cast::<u8>();
-    // SAFETY: the kernel has written the first `got` bytes, which `receive` bounds by the length
-    // of the array; the array lives on and nobody writes to it while the slice is used.
+    // SAFETY: the first `got` bytes were all initialized above, whether the kernel has written
+    // over them or not, and `receive` bounds `got` by the length of the slice; the array lives on
+    // and nobody writes to it while the slice is used.
     let mut control = unsafe { std::slice::from_raw_parts(control, got) };
     while let Some(((kind, data), rest)) = split_first(control) {
         match kind {

@@ -43,11 +43,19 @@ pub fn close_other_fds_on_exec(command: &mut Command) {
 /// Makes the child of `command` the leader of a session of its own, whose controlling terminal is
 /// the terminal that the child has as its standard input.
 ///
+/// What terminals signal has its default action in the child, also where this program ignores it:
+/// nohup(1) and shells that start something in the background have it ignored, and a child
+/// inherits that.
+///
 /// Spawning fails with `ENOTTY` when the standard input is no terminal, and with `EPERM` when the
 /// terminal already is that of another session.
 pub fn start_session_on_stdin(command: &mut Command) {
     let hook = || -> io::Result<()> {
         rustix::process::setsid()?;
+        for signal in OF_TERMINALS {
+            // SAFETY: the default action is no handler, and touches no memory.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         // SAFETY: TIOCSCTTY takes an int and touches no memory; on a descriptor that is no
         // terminal, or that is not open, it fails.
         if unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) } == 0 {
@@ -57,10 +65,15 @@ pub fn start_session_on_stdin(command: &mut Command) {
         }
     };
     // SAFETY: the hook runs between fork and exec, after the standard streams were put in place. It
-    // makes the system calls setsid(2) and ioctl(2) and nothing else: it neither allocates (an
-    // error of the operating system is a number) nor takes a lock.
+    // calls setsid(2), signal(2) and ioctl(2) and nothing else, all of them async-signal-safe or a
+    // system call: it neither allocates (an error of the operating system is a number) nor takes a
+    // lock.
     unsafe { command.pre_exec(hook) };
 }
+
+/// The signals of hang-ups, keys and job control, termios(3).
+const OF_TERMINALS: [libc::c_int; 6] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 fn cloexec_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
     let flags: libc::c_uint = libc::CLOSE_RANGE_CLOEXEC;

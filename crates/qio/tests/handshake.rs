@@ -251,6 +251,54 @@ fn a_full_listener_with_a_client_that_waits_for_a_place_sleeps() {
 }
 
 #[test]
+fn a_listener_that_is_full_and_at_the_limit_of_descriptors_sleeps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    in_own_process("a_listener_that_is_full_and_at_the_limit_of_descriptors_sleeps", || {
+        let options = ListenOptions::new().max_connections(1);
+        let listener = net::listen(&"listen:tcp://:0".parse().unwrap(), &options).unwrap();
+        let mut clients = Handshakes::new(&listener, greet);
+        let mut first = dial(&listener);
+        nobody_until(&mut clients, soon());
+        assert_eq!(clients.pending(), 1);
+        let mut second = dial(&listener);
+        let limit = Rlimit { current: Some(64), maximum: Some(64) };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let mut filler = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            filler.push(file);
+        }
+        assert!(net::is_descriptor_limit(&clients.accept(Some(soon())).unwrap_err()));
+        assert!(listener.is_starved());
+        // The only place goes to the first, while the second waits for a descriptor.
+        first.write_all(b"!").unwrap();
+        let served = clients.accept(patience()).unwrap();
+        let waiter = Rc::new(Counting(Cell::new(0)));
+        waiter::scoped(waiter.clone(), || {
+            clients.accept(Some(Instant::now() + Duration::from_millis(400))).unwrap_err();
+        });
+        assert!(waiter.0.get() <= 6, "{} wake-ups", waiter.0.get());
+        // A place without a descriptor, and then both.
+        served.channel.close().unwrap();
+        filler.extend(std::fs::File::open("/dev/null"));
+        assert!(net::is_descriptor_limit(&clients.accept(Some(soon())).unwrap_err()));
+        filler.clear();
+        second.write_all(b"!").unwrap();
+        assert!(is_served(&clients.accept(patience()).unwrap(), &mut second));
+        assert!(!listener.is_starved());
+    });
+}
+
+#[test]
+fn a_handshake_may_take_longer_than_any_clock_can_show() {
+    let (listener, _told) = listen(ListenOptions::new());
+    let mut clients = Handshakes::new(&listener, greet).timeout(Duration::MAX);
+    let mut client = dial(&listener);
+    nobody_until(&mut clients, soon());
+    client.write_all(b"!").unwrap();
+    assert!(is_served(&clients.accept(patience()).unwrap(), &mut client));
+}
+
+#[test]
 fn closing_and_dropping_close_those_that_were_not_handed_out() {
     in_own_process("closing_and_dropping_close_those_that_were_not_handed_out", || {
         let before = open_fds();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{impatiently, in_own_process, open_fds, patience};
+use common::{impatiently, in_own_process, in_own_process_under, open_fds, patience};
 use qio::net::{ConnectOptions, connect};
 use qio::transport::{Child, Command, PtyOptions, WindowSize};
 use qio::watch::PollSet;
@@ -212,6 +212,29 @@ fn closing_hangs_up() {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::NotConnected);
     }
     assert_eq!(child.window_size().unwrap_err().kind(), ErrorKind::NotConnected);
+}
+
+#[test]
+fn what_the_program_ignores_its_children_on_terminals_do_not() {
+    // As nohup(1) does, and shells with what they start in the background.
+    let ignoring = ["sh", "-c", "trap '' HUP INT QUIT TSTP TTIN TTOU; exec \"$@\"", "sh"];
+    let test = "what_the_program_ignores_its_children_on_terminals_do_not";
+    in_own_process_under(&ignoring, test, || {
+        let of_terminals = [1, 2, 3, 20, 21, 22].map(|signal| 1u64 << (signal - 1));
+        let ignored = |status: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+            let ignored = u64::from_str_radix(line.trim(), 16).unwrap();
+            of_terminals.iter().filter(|&bit| ignored & bit != 0).count()
+        };
+        let ours = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(ignored(&ours), 6, "there is something to inherit");
+        assert_eq!(ignored(&text(&on_terminal("exec cat /proc/self/status"))), 0);
+        // The key interrupts.
+        let child = on_terminal("echo ready; exec sleep 1000");
+        shows(&child, "ready\r\n");
+        child.write_all(b"\x03").unwrap();
+        assert_eq!(child.wait_exit(patience()).unwrap().signal(), Some(2));
+    });
 }
 
 #[test]

@@ -98,8 +98,12 @@ impl Listener {
     }
 
     /// Adds what ends a pause, if there is one.
+    ///
+    /// While all places are taken nobody tries again, however long the pause is over: what is
+    /// waited for then is a place.
     pub(super) fn watch_backoff(&self, set: &mut PollSet) -> bool {
-        let Some(retry_at) = self.backoff.retry_at() else { return false };
+        let retry_at = self.backoff.retry_at().filter(|_| !self.is_full());
+        let Some(retry_at) = retry_at else { return false };
         if self.watch_life(set) {
             set.wake_at(retry_at);
         }

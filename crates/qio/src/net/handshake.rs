@@ -98,7 +98,8 @@ pub struct Handshakes<L, F> {
 struct Pending {
     client: Accepted,
     handshake: Handshake,
-    deadline: Instant,
+    /// A time that no clock can show never comes.
+    deadline: Option<Instant>,
     /// What it waits for.
     set: PollSet,
     /// Where its legs begin in the set of all.
@@ -197,7 +198,7 @@ where
                     self.pending.push_back(Pending {
                         client,
                         handshake,
-                        deadline: now + self.timeout,
+                        deadline: now.checked_add(self.timeout),
                         set: PollSet::new(),
                         first_leg: 0,
                         is_due: true,
@@ -220,7 +221,7 @@ where
         let polled = if is_due { pending.handshake.step(now) } else { Poll::Pending };
         let result = match polled {
             Poll::Ready(result) => result,
-            Poll::Pending if pending.deadline <= now => {
+            Poll::Pending if pending.deadline.is_some_and(|deadline| deadline <= now) => {
                 let error = Error::timed_out("handshake with", &pending.client.who);
                 Err(error.hint(format!("it was not done within {:?}", self.timeout)))
             }
@@ -322,8 +323,8 @@ where
                 set.wake_at(at);
             }
         }
-        if let Some(oldest) = self.pending.front() {
-            set.wake_at(oldest.deadline);
+        if let Some(deadline) = self.pending.front().and_then(|oldest| oldest.deadline) {
+            set.wake_at(deadline);
         }
     }
 

@@ -11,6 +11,7 @@ use super::address::{Address, Refusal, Value};
 use super::scheme::OptionInfo;
 use super::socket_setup::failed;
 use super::tcp_socket::MPTCP;
+use crate::transport::KeepAlive;
 
 /// The options of TCP sockets.
 pub(crate) const TUNING_OPTIONS: &[OptionInfo] = &[
@@ -46,20 +47,15 @@ pub(crate) struct Tuning {
     mptcp: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct KeepAlive {
-    idle: Duration,
-    interval: Duration,
-    count: u32,
-}
-
 impl Tuning {
     /// What the options of a `tcp:` address ask for.
     pub(crate) fn of(address: &Address) -> Self {
-        let keep_alive = address.switch("keep-alive").then(|| KeepAlive {
-            idle: address.duration("keep-alive-idle").unwrap_or(Duration::from_secs(60)),
-            interval: address.duration("keep-alive-interval").unwrap_or(Duration::from_secs(10)),
-            count: address.count("keep-alive-count").unwrap_or(6),
+        let keep_alive = address.switch("keep-alive").then(|| {
+            let KeepAlive { idle, interval, count } = KeepAlive::default();
+            KeepAlive::new()
+                .idle(address.duration("keep-alive-idle").unwrap_or(idle))
+                .interval(address.duration("keep-alive-interval").unwrap_or(interval))
+                .count(address.count("keep-alive-count").unwrap_or(count))
         });
         let user_timeout_ms = address.duration("user-timeout").and_then(milliseconds);
         let given = TUNING_OPTIONS.iter().map(|option| option.name);
@@ -82,8 +78,7 @@ impl Tuning {
         }
         for key in ["keep-alive-idle", "keep-alive-interval"] {
             let time = address.duration(key).unwrap_or_default();
-            // MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of the kernel.
-            if time.subsec_nanos() != 0 || !(1..=32_767).contains(&time.as_secs()) {
+            if !KeepAlive::can_be_kept(time) {
                 let text = format!("option {key:?}: {time:?} is no time that TCP can keep");
                 return Err(Refusal::new(text).hint("whole seconds from 1 to 32767"));
             }
@@ -141,6 +136,17 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn the_times_that_the_help_tells_are_those_that_are_set() {
+        let [.., idle, interval, count, _] = TUNING_OPTIONS else { panic!() };
+        let told = Address::tcp("h", 1);
+        let told = [idle, interval, count].into_iter().fold(told, |address, option| {
+            address.with_option(option.name, option.default.unwrap()).unwrap()
+        });
+        assert_eq!(Tuning::of(&told).keep_alive, Some(KeepAlive::default()));
+        assert_eq!(Tuning::of(&Address::tcp("h", 1)).keep_alive, Some(KeepAlive::default()));
+    }
 
     #[test]
     fn what_a_socket_lacks_is_an_error_unless_it_is_a_default_of_multipath_tcp() {

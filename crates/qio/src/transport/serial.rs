@@ -27,8 +27,10 @@ use crate::watch::{LOOK_AGAIN, PollSet};
 /// carrier is not looked at.
 ///
 /// A line has no end that the other side could read. [`finish`](Channel::finish) is done when the
-/// kernel has handed everything to the hardware; [`close`](Channel::close) does not wait for that,
-/// and what was not sent by then goes out with the old settings.
+/// kernel has handed everything to the hardware; [`close`](Channel::close) and dropping do not ask
+/// for that, and what was not sent by then goes out with the old settings. But the last close(2) of
+/// a UART waits in the kernel for what a receiver holds back by flow control, for 30 s at most
+/// unless that was changed (`closing_wait` of setserial(8)): finish first where that matters.
 ///
 /// ```no_run
 /// use qio::ChannelExt;

@@ -162,7 +162,8 @@ impl Command {
 
     /// Puts the child on a terminal of its own, which is its standard input, output and error and
     /// the controlling terminal of a new session. [`access`](Command::access) and
-    /// [`stderr`](Command::stderr) mean nothing then.
+    /// [`stderr`](Command::stderr) mean nothing then. The signals of terminals (hang-up, ^C, ^Z…)
+    /// have their default actions there, whatever this program ignores.
     ///
     /// The channel is where the user of the terminal sits: what is written is typed, what is read
     /// is shown. In the mode in which terminals begin, that changes bytes: see [`PtyOptions`]. A

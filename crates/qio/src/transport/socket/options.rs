@@ -16,9 +16,9 @@ use crate::watch::SharedFd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeepAlive {
-    idle: Duration,
-    interval: Duration,
-    count: u32,
+    pub(crate) idle: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) count: u32,
 }
 
 impl Default for KeepAlive {
@@ -52,6 +52,11 @@ impl KeepAlive {
     pub fn count(mut self, count: u32) -> Self {
         self.count = count;
         self
+    }
+
+    /// Whether TCP can keep such a time: `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of the kernel.
+    pub(crate) fn can_be_kept(time: Duration) -> bool {
+        time.subsec_nanos() == 0 && (1..=32_767).contains(&time.as_secs())
     }
 }
 
@@ -157,10 +162,9 @@ impl Socket {
         let Some(KeepAlive { idle, interval, count }) = keep_alive else {
             return Ok(sockopt::set_socket_keepalive(fd, false)?);
         };
-        // MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT of the kernel.
-        let whole =
-            |time: Duration| time.subsec_nanos() == 0 && (1..=32_767).contains(&time.as_secs());
-        if !whole(idle) || !whole(interval) || !(1..=127).contains(&count) {
+        let fits = KeepAlive::can_be_kept;
+        // MAX_TCP_KEEPCNT of the kernel.
+        if !fits(idle) || !fits(interval) || !(1..=127).contains(&count) {
             return Err(self.invalid("keep-alive of 1 to 32767 whole seconds and 1 to 127 times"));
         }
         sockopt::set_tcp_keepidle(&fd, idle)?;
