@@ -227,7 +227,7 @@ impl Report {
     /// Something failed and is tried again: the same failure is said once a period, and to those
     /// alone who asked for more unless it is `loud`.
     pub(crate) fn trying_again(&self, failure: &str, loud: bool) {
-        if !loud && !self.output.verbose {
+        if !loud && !self.output.verbose && !self.output.json {
             return;
         }
         let mut last = self.trouble_said.lock().unwrap_or_else(PoisonError::into_inner);

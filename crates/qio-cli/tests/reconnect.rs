@@ -139,6 +139,26 @@ fn a_signal_in_a_pause_ends_at_once() {
 }
 
 #[test]
+fn whoever_asks_for_more_hears_of_further_attempts() {
+    let (_fd, port) = refusing_port();
+    let target = format!("tcp://{port}");
+    let mut trying = start(&["connect", "--json", "--retry", "1000", &target]);
+    let note = trying.event("note");
+    let message = note["message"].as_str().unwrap();
+    assert!(message.ends_with("(nothing listens there); trying again"), "{message}");
+    trying.signal(Signal::TERM);
+    assert_eq!(trying.wait(), 143);
+    let mut trying = start(&["connect", "-v", "--retry", "1000", &target]);
+    assert!(trying.line().ends_with("(nothing listens there); trying again"));
+    trying.signal(Signal::TERM);
+    assert_eq!(trying.wait(), 143);
+    let silent = start(&["connect", "--retry", "1", &target]);
+    let (status, lines) = silent.rest();
+    assert_eq!(status, 4);
+    assert!(lines.len() == 1 && lines[0].ends_with("tried 2 times)"), "{lines:?}");
+}
+
+#[test]
 fn standard_input_goes_on_over_a_connection_that_ended() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
