@@ -29,6 +29,7 @@
 mod trace;
 
 pub mod channel;
+mod crew;
 pub mod error;
 pub mod interest;
 pub mod layer;

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
+use crate::crew::{Crew, Job};
 use crate::interest::Interest;
 use crate::watch::{self, Event, PollSet, Steps};
 
@@ -77,20 +78,31 @@ impl<T: Send + 'static> Task<T> {
         name: impl Into<String>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State::Running(None)), done: Event::new() });
+        let shared = Arc::new(Shared::new());
         let worker = Arc::clone(&shared);
-        thread::Builder::new().name(name.into()).spawn(move || {
-            // What the job leaves behind broken is its own: nothing of it is reachable from here.
-            let result = catch_unwind(AssertUnwindSafe(job)).map_err(Panicked::new);
-            let mut state = worker.lock();
-            let before = std::mem::replace(&mut *state, State::Done(result));
-            worker.done.raise();
-            drop(state);
-            // Without the lock: whoever is woken may come here at once.
-            if let State::Running(Some(waker)) = before {
-                waker.wake();
-            }
+        thread::Builder::new().name(name.into()).spawn(move || worker.work(job))?;
+        Ok(Self { shared })
+    }
+
+    /// Has a thread of `crew` do `job`, in its turn; a task that is dropped before that is left
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// What starting a thread reports, when none is there that could do it.
+    pub(crate) fn queue(
+        crew: &'static Crew,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new());
+        let (wanted, worker) = (Arc::downgrade(&shared), Arc::downgrade(&shared));
+        crew.queue(Job {
+            is_wanted: Box::new(move || wanted.strong_count() > 0),
+            run: Box::new(move || {
+                if let Some(worker) = worker.upgrade() {
+                    worker.work(job);
+                }
+            }),
         })?;
         Ok(Self { shared })
     }
@@ -188,6 +200,24 @@ impl<T> fmt::Debug for Task<T> {
 }
 
 impl<T> Shared<T> {
+    fn new() -> Self {
+        Self { state: Mutex::new(State::Running(None)), done: Event::new() }
+    }
+
+    /// Does the job, and tells whoever waits for it.
+    fn work(&self, job: impl FnOnce() -> T) {
+        // What the job leaves behind broken is its own: nothing of it is reachable from here.
+        let result = catch_unwind(AssertUnwindSafe(job)).map_err(Panicked::new);
+        let mut state = self.lock();
+        let before = std::mem::replace(&mut *state, State::Done(result));
+        self.done.raise();
+        drop(state);
+        // Without the lock: whoever is woken may come here at once.
+        if let State::Running(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use qio_os::{LookupError, LookupHints};
 
+use crate::crew::Crew;
 use crate::error::{Class, Error, Result};
 use crate::task::Task;
 use crate::watch::{PollSet, Steps};
@@ -54,7 +55,8 @@ pub enum Family {
 ///
 /// A numeric address with a numeric port is ready at the first step. Anything else goes through
 /// getaddrinfo(3), which knows `/etc/hosts` and whatever else the system is configured for
-/// (nsswitch.conf(5)), in a thread of its own. Dropping it throws the answer away.
+/// (nsswitch.conf(5)), in one of at most 32 threads. Dropping it
+/// throws the answer away.
 ///
 /// The error is of [`Class::Resolve`] and has the name as its subject.
 ///
@@ -73,6 +75,10 @@ enum State {
     /// No thread could be had.
     Failed(Option<io::Error>),
 }
+
+/// A getaddrinfo(3) that waits for a name server cannot be interrupted: without a bound, clients that
+/// come and go would leave a thread each behind. 32 let a slow name stand in few others' way.
+static CREW: Crew = Crew::new("qio resolver", 32);
 
 impl Lookup {
     /// All addresses of `host` for TCP, to connect to.
@@ -154,7 +160,7 @@ impl Resolve {
             Some(known) => State::Known(known),
             None => {
                 let job = lookup.clone();
-                match Task::spawn("qio resolver", move || job.ask()) {
+                match Task::queue(&CREW, move || job.ask()) {
                     Ok(task) => State::Asking(task),
                     Err(error) => State::Failed(Some(error)),
                 }
