@@ -12,11 +12,15 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("interest", &[]),
     ("watch", &["error", "interest"]),
-    ("task", &["error", "interest", "watch"]),
+    ("crew", &[]),
+    ("task", &["crew", "error", "interest", "watch"]),
     ("channel", &["error", "interest", "watch"]),
     ("transport", &["channel", "error", "interest", "task", "watch"]),
     ("layer", &["channel", "error", "interest", "task", "watch"]),
-    ("net", &["channel", "error", "interest", "layer", "relay", "task", "transport", "watch"]),
+    (
+        "net",
+        &["channel", "crew", "error", "interest", "layer", "relay", "task", "transport", "watch"],
+    ),
     ("relay", &["channel", "error", "interest", "layer", "task", "transport", "watch"]),
 ];
 

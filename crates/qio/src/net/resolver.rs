@@ -55,8 +55,8 @@ pub enum Family {
 ///
 /// A numeric address with a numeric port is ready at the first step. Anything else goes through
 /// getaddrinfo(3), which knows `/etc/hosts` and whatever else the system is configured for
-/// (nsswitch.conf(5)), in one of at most 32 threads. Dropping it
-/// throws the answer away.
+/// (nsswitch.conf(5)), in one of at most 32 threads; when all wait for name servers, it stands in a
+/// line. Dropping it throws the answer away.
 ///
 /// The error is of [`Class::Resolve`] and has the name as its subject.
 ///
