@@ -326,7 +326,8 @@ pub fn pump(data: &[u8]) {
             if !me.finished {
                 me.finished = me.channel.finish().is_ok();
             }
-            ended &= me.finished && me.read(1 << 16, written);
+            // Reads in any case: the peer may wait for room.
+            ended &= me.read(1 << 16, written) && me.finished;
         }
         if ended {
             break;
