@@ -23,7 +23,6 @@ use crate::admission;
     after_help = "Examples:
   qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
   qio connect tcp://db.example:5432 < request > reply
-  qio demo
 
 `qio help addresses` explains addresses, `qio COMMAND --help` a command with
 examples, `qio help exit-codes` what a status means."

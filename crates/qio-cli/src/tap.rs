@@ -25,7 +25,7 @@ fn show(path: &Path, hex: bool) -> Result<(), Failure> {
         other => Failure::io(path.display(), &io::Error::other(other)),
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut print = || -> Result<(), Failure> {
+    let print = || -> Result<(), Failure> {
         let written = |error: io::Error| Failure::io("standard output", &error);
         for record in Reader::new(BufReader::new(from)).map_err(unreadable)? {
             // What is whole is shown, however the recording ends.
