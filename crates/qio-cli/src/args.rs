@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
@@ -23,7 +24,6 @@ use crate::admission;
     after_help = "Examples:
   qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
   qio connect tcp://db.example:5432 < request > reply
-  qio demo
 
 `qio help addresses` explains addresses, `qio COMMAND --help` a command with
 examples, `qio help exit-codes` what a status means."
@@ -91,6 +91,16 @@ window. ^] leaves then (see --escape): a program on a terminal is hung up.")]
   qio demo --size 16 --json")]
     Demo(DemoArgs),
 
+    /// Show what a tap has recorded
+    #[command(after_help = "Examples:
+  qio tap show recording
+  qio tap show --hex recording | less
+  ssh gateway cat /var/tmp/recording | qio tap show -")]
+    Tap {
+        #[command(subcommand)]
+        command: TapCommand,
+    },
+
     /// Explain a topic: addresses, exit-codes, or a command
     #[command(after_help = "Examples:
   qio help addresses
@@ -114,6 +124,18 @@ window. ^] leaves then (see --escape): a program on a terminal is hung up.")]
   qio man > /usr/local/share/man/man1/qio.1
   qio man | gzip > qio.1.gz")]
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TapCommand {
+    /// Print a recording: > is what was written, < what was read
+    Show {
+        /// The recording; - is standard input
+        file: PathBuf,
+        /// Show data as numbers, 16 bytes a line
+        #[arg(long)]
+        hex: bool,
+    },
 }
 
 #[derive(Debug, Args)]

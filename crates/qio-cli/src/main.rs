@@ -17,6 +17,7 @@ mod report;
 mod service;
 mod session;
 mod stop;
+mod tap;
 mod terminal;
 mod workers;
 
@@ -69,6 +70,7 @@ fn run(command: Command, inherited: Inherited, service: Arc<Service>) -> Result<
         Command::Completions { shell } => help::completions(shell),
         Command::Man => help::manual(),
         Command::Demo(args) => demo::run(&args),
+        Command::Tap { command } => tap::run(&command),
         Command::Relay(args) => in_loop(&attended, relay::run(args, inherited, service)),
         Command::Connect(args) => in_loop(&attended, terminal::connect(args, inherited, service)),
         Command::Listen(args) => {

@@ -10,7 +10,8 @@ use std::process::Command;
 
 use common::{is_installed, qio, run};
 
-const COMMANDS: [&str; 7] = ["relay", "connect", "listen", "demo", "help", "completions", "man"];
+const COMMANDS: [&str; 8] =
+    ["relay", "connect", "listen", "demo", "tap", "help", "completions", "man"];
 
 fn help(args: &[&str]) -> String {
     let outcome = run(&mut qio(args), b"");

@@ -5,6 +5,7 @@
 //! - [`count_waits`]: how often a call had to wait.
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
 //! - [`cut`]: the same session, ended after every byte and at every step.
+//! - [`fuzz`]: the bodies of the fuzz targets.
 //! - [`mod@conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
 //!
 //! Not published: only tests use it. It panics where library code must not.
@@ -16,6 +17,7 @@ pub mod chaos;
 pub mod conformance;
 mod counting;
 pub mod cut;
+pub mod fuzz;
 mod job;
 mod ledger;
 mod scope;

@@ -107,6 +107,39 @@ fn only_the_tool_prints_and_exits() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+#[test]
+fn the_protocols_cannot_do_input_or_output() {
+    let package = workspace().join("crates/qio-proto");
+    let lib = fs::read_to_string(package.join("src/lib.rs")).unwrap();
+    assert!(lib.contains("\n#![no_std]\n") && lib.contains("\n#![forbid(unsafe_code)]\n"));
+    let mut broken = Vec::new();
+    for file in sources(&package.join("src")) {
+        if words(&file.code).any(|word| word == "std") {
+            broken.push(format!("{}: std", file.path.display()));
+        }
+    }
+    // Each of them is `no_std` as the workspace asks for it.
+    let without_std = ["base64", "httparse", "sha1"];
+    let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
+    let all = fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
+    for name in dependencies(&manifest) {
+        let line = all.lines().find(|line| line.starts_with(&format!("{name} = ")));
+        let line = line.unwrap_or_default();
+        let has_std = !line.contains("default-features = false") || line.contains("\"std\"");
+        if !without_std.contains(&name) || has_std {
+            broken.push(format!("{name}: a dependency that may need std"));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// The names in the table `[dependencies]` of a manifest, and in none of its others.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let (_, table) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let lines = table.lines().take_while(|line| !line.starts_with('['));
+    lines.filter_map(|line| line.split(['.', ' ', '=']).next()).filter(|n| !n.is_empty()).collect()
+}
+
 /// The numbers of the lessons: 33 rules and 146 defects.
 fn lessons() -> impl Iterator<Item = String> {
     (1..=33).map(|n| format!("R{n}")).chain((1..=146).map(|n| n.to_string()))

@@ -4,6 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
 use bitflags::bitflags;
+use smallvec::SmallVec;
 
 use super::{Base, FdSink};
 
@@ -133,6 +134,22 @@ impl<'a, 'b> ReadOp<'a, 'b> {
     pub fn forward<'c, 'd>(&'c mut self, bufs: &'c mut [IoSliceMut<'d>]) -> ReadOp<'c, 'd> {
         ReadOp { bufs, fds: self.fds.as_deref_mut(), offset: self.offset, flags: self.flags }
     }
+
+    /// Gives `read` the same read of at most `len` bytes, for a layer that lets only so many pass.
+    pub fn up_to<R>(&mut self, len: usize, read: impl FnOnce(&mut ReadOp<'_, '_>) -> R) -> R {
+        let mut left = len;
+        let mut bufs: SmallVec<[IoSliceMut<'_>; 8]> = SmallVec::new();
+        for buf in self.bufs.iter_mut() {
+            let part = left.min(buf.len());
+            bufs.push(IoSliceMut::new(&mut buf[..part]));
+            left -= part;
+            if left == 0 {
+                break;
+            }
+        }
+        let fds = self.fds.as_deref_mut();
+        read(&mut ReadOp { bufs: &mut bufs, fds, offset: self.offset, flags: self.flags })
+    }
 }
 
 /// One write: buffers, flags, offset, and descriptors to send.
@@ -217,6 +234,22 @@ impl<'a, 'b> WriteOp<'a, 'b> {
         'a: 'c,
     {
         WriteOp { bufs, fds: self.fds, offset: self.offset, flags: self.flags }
+    }
+
+    /// Gives `write` the same write of at most `len` bytes, for a layer that lets only so many
+    /// pass.
+    pub fn up_to<R>(&self, len: usize, write: impl FnOnce(&mut WriteOp<'_, '_>) -> R) -> R {
+        let mut left = len;
+        let mut bufs: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+        for buf in self.bufs {
+            let part = left.min(buf.len());
+            bufs.push(IoSlice::new(&buf[..part]));
+            left -= part;
+            if left == 0 {
+                break;
+            }
+        }
+        write(&mut self.forward(&bufs))
     }
 }
 

@@ -11,9 +11,13 @@ mod outwards;
 mod pump;
 mod store;
 mod sync;
+pub mod tap;
+pub mod throttle;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod ws;
+#[cfg(feature = "zstd")]
+pub mod zstd;
 
 pub use framed::{Framed, Framing, LONGEST_FRAME_BYTES};
 pub use handshaking::{Established, Handshaking};

@@ -26,6 +26,9 @@ pub struct Tls<S: Side> {
     /// The rest of a record that was larger than the reader's buffer.
     plain: Vec<u8>,
     taken: usize,
+    /// How many bytes of the wire rustls has worked on and wants to see again: records with a part
+    /// of a message of the handshake.
+    held: usize,
     /// The handshake is over.
     done: bool,
     ended: bool,
@@ -133,6 +136,7 @@ impl<S: Side> Tls<S> {
             outbound: Vec::new(),
             plain: Vec::new(),
             taken: 0,
+            held: 0,
             done: false,
             ended: false,
             finished: false,
@@ -155,6 +159,7 @@ impl<S: Side> Tls<S> {
     /// to `plain`, and what does not fit is kept.
     fn advance(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, TlsError> {
         let mut done = Progress::default();
+        self.held = 0;
         loop {
             let status = S::process(&mut self.connection, &mut wire[done.consumed..]);
             let discard = status.discard;
@@ -203,47 +208,56 @@ impl<S: Side> Tls<S> {
                 Ok(ConnectionState::WriteTraffic(_)) => {
                     self.done = true;
                     done.consumed += discard;
+                    self.held = records(&wire[done.consumed..]);
                     return Ok(done);
                 }
                 Ok(ConnectionState::BlockedHandshake) => {
                     done.consumed += discard;
+                    self.held = records(&wire[done.consumed..]);
                     return Ok(done);
                 }
                 // Early data is not accepted, and nothing else was asked for.
                 Ok(_) => {
                     let text = "a state of the protocol that nobody asked for";
-                    return Err(self.fail(rustls::Error::General(text.into())));
+                    return Err(self.fail(rustls::Error::General(text.into()), &mut []));
                 }
-                Err(error) => return Err(self.fail(error)),
+                Err(error) => {
+                    return Err(self.fail(error, &mut wire[done.consumed + discard..]));
+                }
             }
             done.consumed += discard;
         }
     }
 
-    /// Remembers the error, and has the peer told.
-    fn fail(&mut self, error: rustls::Error) -> TlsError {
+    /// What rustls wants to see again when there is nothing else of the wire: as long as that, and
+    /// not looked at before the rest of the message is there.
+    fn held(&self) -> Vec<u8> {
+        vec![0; self.held]
+    }
+
+    /// Remembers the error, and has the peer told; `wire` is what rustls wants to see again.
+    fn fail(&mut self, error: rustls::Error, wire: &mut [u8]) -> TlsError {
         let error = TlsError::Protocol(error);
         if self.failed.replace(error.clone()).is_none() {
             // The alert waits in the connection.
-            let _ = self.collect_alert();
+            let _ = self.collect_alert(wire);
         }
         error
     }
 
-    fn collect_alert(&mut self) -> Result<(), EncodeError> {
-        loop {
-            match S::process(&mut self.connection, &mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let start = self.outbound.len();
-                    self.outbound.resize(start + ALERT_BYTES, 0);
-                    let count = data.encode(&mut self.outbound[start..]);
-                    self.outbound.truncate(start + *count.as_ref().unwrap_or(&0));
-                    count?;
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return Ok(()),
-            }
+    /// Asks once: what waits comes before rustls looks at the wire again, where it would find
+    /// the same fault.
+    fn collect_alert(&mut self, wire: &mut [u8]) -> Result<(), EncodeError> {
+        if let Ok(ConnectionState::EncodeTlsData(mut data)) =
+            S::process(&mut self.connection, wire).state
+        {
+            let start = self.outbound.len();
+            self.outbound.resize(start + ALERT_BYTES, 0);
+            let count = data.encode(&mut self.outbound[start..]);
+            self.outbound.truncate(start + *count.as_ref().unwrap_or(&0));
+            count?;
         }
+        Ok(())
     }
 
     fn take_kept(&mut self, plain: &mut [u8]) -> usize {
@@ -349,24 +363,28 @@ impl<S: Side> Engine for Tls<S> {
             }
             let rest = &plain[done.consumed..];
             let piece = &rest[..rest.len().min(RECORD_BYTES).min(room - RECORD_OVERHEAD)];
-            let moved = match S::process(&mut self.connection, &mut []).state {
+            let mut held = self.held();
+            let moved = match S::process(&mut self.connection, &mut held).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     traffic.encrypt(piece, &mut wire[done.produced..])
                 }
                 Ok(state) => {
                     drop(state);
                     // Something to say first, or the end of the peer's side, which is said once.
-                    self.advance(&mut [], &mut [])?;
+                    self.advance(&mut held, &mut [])?;
                     continue;
                 }
-                Err(error) => return Err(self.fail(error)),
+                Err(error) => return Err(self.fail(error, &mut held)),
             };
             match moved {
                 Ok(count) => {
                     done.consumed += piece.len();
                     done.produced += count;
                 }
-                Err(error) => return Err(self.fail(rustls::Error::General(error.to_string()))),
+                Err(error) => {
+                    let error = rustls::Error::General(error.to_string());
+                    return Err(self.fail(error, &mut held));
+                }
             }
         }
         Ok(done)
@@ -378,9 +396,10 @@ impl<S: Side> Engine for Tls<S> {
         }
         self.finished = true;
         // What is to be said goes before the farewell.
-        let _ = self.advance(&mut [], &mut []);
+        let mut held = self.held();
+        let _ = self.advance(&mut held, &mut []);
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            S::process(&mut self.connection, &mut []).state
+            S::process(&mut self.connection, &mut held).state
         {
             let start = self.outbound.len();
             self.outbound.resize(start + ALERT_BYTES, 0);
@@ -437,6 +456,15 @@ fn has_record(wire: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// How long the whole records at the front of the wire are together.
+fn records(wire: &[u8]) -> usize {
+    let mut len = 0;
+    while has_record(&wire[len..]) {
+        len += 5 + usize::from(u16::from_be_bytes([wire[len + 3], wire[len + 4]]));
+    }
+    len
 }
 
 /// The plain bytes of a full record: RFC 8446, section 5.1.
