@@ -130,6 +130,7 @@ impl From<qio::Error> for Failure {
             Class::Resolve => 3,
             Class::Open => 4,
             Class::Timeout => 5,
+            Class::Tls => 6,
             _ => 1,
         };
         Self { opening: true, ..Self::new(status, Some(error.report().to_string())) }

@@ -1,5 +1,7 @@
 //! `qio tap show`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs::File;

@@ -215,12 +215,9 @@ fn feed<E: Engine>(engine: &mut E, mut data: &[u8], cuts: &mut Cuts) -> Outcome 
         loop {
             let looks = cuts.next(3) == 0;
             let size = if looks { 0 } else { cuts.next(4096).max(1) };
-            let moved = match engine.handle_wire(&mut wire, &mut plain[..size]) {
-                Ok(moved) => moved,
-                Err(_) => {
-                    outcome.failed = true;
-                    break;
-                }
+            let Ok(moved) = engine.handle_wire(&mut wire, &mut plain[..size]) else {
+                outcome.failed = true;
+                break;
             };
             assert!(moved.consumed <= wire.len() && moved.produced <= size);
             wire.drain(..moved.consumed);

@@ -6,34 +6,41 @@ use std::sync::Arc;
 
 use qio_proto::{Engine, Handshake, Progress};
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
+    ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
 };
-use rustls::{ClientConfig, ProtocolVersion, ServerConfig, SideData, SupportedCipherSuite};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
 
-use super::TlsError;
+use super::identity::take_asked_name;
+use super::{Certificate, Facts, TlsError};
 
 /// One side of a TLS connection: the handshake first, and the engine after it.
 ///
 /// Memory: the plain bytes of one record (16 KiB), while its reader has not taken them all;
-/// handshake messages on their way out. Nothing while idle, beside the keys.
+/// handshake messages on their way out; parts of a message of the protocol's own, until the rest
+/// comes. Nothing while idle, beside the keys.
 pub struct Tls<S: Side> {
     connection: S::Connection,
     /// Records of the protocol's own that wait to go out.
     outbound: Vec<u8>,
+    /// Records of the wire that rustls has looked at, but wants to see again at every call: parts of
+    /// a handshake message whose rest has not come (RFC 8446, section 5.1), then what has come
+    /// behind them of the next record. rustls panics where they are missing.
+    held: Vec<u8>,
     /// The rest of a record that was larger than the reader's buffer.
     plain: Vec<u8>,
     taken: usize,
-    /// How many bytes of the wire rustls has worked on and wants to see again: records with a part
-    /// of a message of the handshake.
-    held: usize,
+    /// The peer has sent a record.
+    began: bool,
     /// The handshake is over.
     done: bool,
     ended: bool,
     finished: bool,
     failed: Option<TlsError>,
+    /// The name that the client asked for.
+    asked_name: Option<String>,
 }
 
 /// The client's side.
@@ -96,20 +103,6 @@ impl Side for Server {
     }
 }
 
-/// What the two sides have agreed on.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Facts {
-    /// The version of the protocol.
-    pub version: Option<ProtocolVersion>,
-    /// The cipher suite.
-    pub suite: Option<SupportedCipherSuite>,
-    /// The application's protocol (ALPN, RFC 7301).
-    pub alpn: Option<Vec<u8>>,
-    /// The peer's certificate, and those that lead to its root, as they were sent.
-    pub peer_certificates: Vec<CertificateDer<'static>>,
-}
-
 impl Tls<Client> {
     pub(super) fn client(
         config: Arc<ClientConfig>,
@@ -134,13 +127,15 @@ impl<S: Side> Tls<S> {
         Self {
             connection,
             outbound: Vec::new(),
+            held: Vec::new(),
             plain: Vec::new(),
             taken: 0,
-            held: 0,
+            began: false,
             done: false,
             ended: false,
             finished: false,
             failed: None,
+            asked_name: None,
         }
     }
 
@@ -152,14 +147,40 @@ impl<S: Side> Tls<S> {
             suite: self.connection.negotiated_cipher_suite(),
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
             peer_certificates: certificates.to_vec(),
+            peer: certificates.first().and_then(Certificate::parse),
+            server_name: self.asked_name.clone(),
+            resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
+    }
+
+    /// Changes the key that protects what we send, and asks the peer to change its own: RFC 8446,
+    /// section 4.6.3. TLS 1.3 only. It happens by itself before a key has protected too much.
+    ///
+    /// # Errors
+    ///
+    /// Before the end of the handshake, after our side has ended, and with TLS 1.2.
+    #[doc(alias = "gnutls_session_key_update")]
+    pub fn refresh_keys(&mut self) -> Result<(), TlsError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.finished {
+            return Err(TlsError::Ended);
+        }
+        // What is to be said goes before, with the key of before.
+        self.advance_held(&mut [])?;
+        match S::process(&mut self.connection, &mut self.held).state? {
+            ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys()?,
+            _ => return Err(rustls::Error::HandshakeNotComplete.into()),
+        }
+        self.advance_held(&mut [])?;
+        Ok(())
     }
 
     /// Works on the wire until there is a record of plain bytes, or no more to do; plain bytes go
     /// to `plain`, and what does not fit is kept.
     fn advance(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, TlsError> {
         let mut done = Progress::default();
-        self.held = 0;
         loop {
             let status = S::process(&mut self.connection, &mut wire[done.consumed..]);
             let discard = status.discard;
@@ -186,18 +207,7 @@ impl<S: Side> Tls<S> {
                     return Ok(done);
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let start = self.outbound.len();
-                    let mut size = 0;
-                    loop {
-                        self.outbound.resize(start + size, 0);
-                        match data.encode(&mut self.outbound[start..]) {
-                            Ok(count) => break self.outbound.truncate(start + count),
-                            Err(EncodeError::InsufficientSize(needed)) => {
-                                size = needed.required_size;
-                            }
-                            Err(EncodeError::AlreadyEncoded) => break,
-                        }
-                    }
+                    encode(&mut data, &mut self.outbound);
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
@@ -208,56 +218,83 @@ impl<S: Side> Tls<S> {
                 Ok(ConnectionState::WriteTraffic(_)) => {
                     self.done = true;
                     done.consumed += discard;
-                    self.held = records(&wire[done.consumed..]);
                     return Ok(done);
                 }
                 Ok(ConnectionState::BlockedHandshake) => {
                     done.consumed += discard;
-                    self.held = records(&wire[done.consumed..]);
                     return Ok(done);
                 }
                 // Early data is not accepted, and nothing else was asked for.
                 Ok(_) => {
                     let text = "a state of the protocol that nobody asked for";
-                    return Err(self.fail(rustls::Error::General(text.into()), &mut []));
+                    return Err(self.fail(rustls::Error::General(text.into())));
                 }
                 Err(error) => {
-                    return Err(self.fail(error, &mut wire[done.consumed + discard..]));
+                    return Err(self.fail(error));
                 }
             }
             done.consumed += discard;
         }
     }
 
-    /// What rustls wants to see again when there is nothing else of the wire: as long as that, and
-    /// not looked at before the rest of the message is there.
-    fn held(&self) -> Vec<u8> {
-        vec![0; self.held]
+    /// The same with what is held.
+    fn advance_held(&mut self, plain: &mut [u8]) -> Result<Progress, TlsError> {
+        let mut held = std::mem::take(&mut self.held);
+        let result = self.advance(&mut held, plain);
+        if let Ok(moved) = &result
+            && !held.is_empty()
+        {
+            held.drain(..moved.consumed);
+            if !held.is_empty() {
+                self.held = held;
+            }
+        }
+        result
     }
 
-    /// Remembers the error, and has the peer told; `wire` is what rustls wants to see again.
-    fn fail(&mut self, error: rustls::Error, wire: &mut [u8]) -> TlsError {
-        let error = TlsError::Protocol(error);
+    /// Holds more of the wire, to the end of the next record and not further, and gives how much.
+    fn hold(&mut self, wire: &[u8]) -> Result<usize, TlsError> {
+        let start = whole_records(&self.held);
+        let mut taken = 0;
+        loop {
+            let partial = self.held.len() - start;
+            let size = record_size(&self.held[start..]).unwrap_or(HEADER_BYTES);
+            // First the header, then what it announces.
+            let more = (size - partial).min(wire.len() - taken);
+            if more == 0 {
+                break;
+            }
+            self.held.extend_from_slice(&wire[taken..][..more]);
+            taken += more;
+        }
+        if self.held.len() > INBOUND_BYTES {
+            let text = "the peer sends a message in more parts than there is room for";
+            return Err(self.fail(rustls::Error::General(text.into())));
+        }
+        Ok(taken)
+    }
+
+    /// Remembers the error, and has the peer told.
+    fn fail(&mut self, error: rustls::Error) -> TlsError {
+        let error = TlsError::from(error);
         if self.failed.replace(error.clone()).is_none() {
             // The alert waits in the connection.
-            let _ = self.collect_alert(wire);
+            self.collect_alert();
         }
         error
     }
 
-    /// Asks once: what waits comes before rustls looks at the wire again, where it would find
-    /// the same fault.
-    fn collect_alert(&mut self, wire: &mut [u8]) -> Result<(), EncodeError> {
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            S::process(&mut self.connection, wire).state
-        {
-            let start = self.outbound.len();
-            self.outbound.resize(start + ALERT_BYTES, 0);
-            let count = data.encode(&mut self.outbound[start..]);
-            self.outbound.truncate(start + *count.as_ref().unwrap_or(&0));
-            count?;
+    /// Only what waits already: rustls must not look at the wire again, which it would find as
+    /// faulty as before.
+    fn collect_alert(&mut self) {
+        while self.connection.wants_write() {
+            match S::process(&mut self.connection, &mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    encode(&mut data, &mut self.outbound);
+                }
+                _ => return,
+            }
         }
-        Ok(())
     }
 
     fn take_kept(&mut self, plain: &mut [u8]) -> usize {
@@ -302,16 +339,37 @@ impl<S: Side> Engine for Tls<S> {
                 return if done.produced > 0 { Ok(done) } else { Err(error.clone()) };
             }
             let rest = &mut wire[done.consumed..];
-            if !has_record(rest) {
+            let room = &mut plain[done.produced..];
+            let moved = if !self.held.is_empty() {
+                match self.advance_held(room) {
+                    // More is needed.
+                    Ok(Progress { consumed: 0, produced: 0 }) => match self.hold(rest)? {
+                        0 => break,
+                        consumed => {
+                            done.consumed += consumed;
+                            continue;
+                        }
+                    },
+                    Ok(moved) => Ok(Progress { consumed: 0, ..moved }),
+                    Err(error) => Err(error),
+                }
+            } else if has_record(rest) {
+                match self.advance(rest, room) {
+                    // A part of a message.
+                    Ok(Progress { consumed: 0, produced: 0 }) if !self.ended => {
+                        let size = whole_records(rest);
+                        self.held.extend_from_slice(&rest[..size]);
+                        Ok(Progress { consumed: size, produced: 0 })
+                    }
+                    moved => moved,
+                }
+            } else {
                 break;
-            }
-            match self.advance(rest, &mut plain[done.produced..]) {
+            };
+            match moved {
                 Ok(moved) => {
                     done.consumed += moved.consumed;
                     done.produced += moved.produced;
-                    if moved == Progress::default() {
-                        break;
-                    }
                 }
                 // What came before is delivered first.
                 Err(_) if done.produced > 0 => break,
@@ -363,18 +421,17 @@ impl<S: Side> Engine for Tls<S> {
             }
             let rest = &plain[done.consumed..];
             let piece = &rest[..rest.len().min(RECORD_BYTES).min(room - RECORD_OVERHEAD)];
-            let mut held = self.held();
-            let moved = match S::process(&mut self.connection, &mut held).state {
+            let moved = match S::process(&mut self.connection, &mut self.held).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     traffic.encrypt(piece, &mut wire[done.produced..])
                 }
                 Ok(state) => {
                     drop(state);
                     // Something to say first, or the end of the peer's side, which is said once.
-                    self.advance(&mut held, &mut [])?;
+                    self.advance_held(&mut [])?;
                     continue;
                 }
-                Err(error) => return Err(self.fail(error, &mut held)),
+                Err(error) => return Err(self.fail(error)),
             };
             match moved {
                 Ok(count) => {
@@ -382,8 +439,7 @@ impl<S: Side> Engine for Tls<S> {
                     done.produced += count;
                 }
                 Err(error) => {
-                    let error = rustls::Error::General(error.to_string());
-                    return Err(self.fail(error, &mut held));
+                    return Err(self.fail(rustls::Error::General(error.to_string())));
                 }
             }
         }
@@ -396,10 +452,9 @@ impl<S: Side> Engine for Tls<S> {
         }
         self.finished = true;
         // What is to be said goes before the farewell.
-        let mut held = self.held();
-        let _ = self.advance(&mut held, &mut []);
+        let _ = self.advance_held(&mut []);
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            S::process(&mut self.connection, &mut held).state
+            S::process(&mut self.connection, &mut self.held).state
         {
             let start = self.outbound.len();
             self.outbound.resize(start + ALERT_BYTES, 0);
@@ -420,7 +475,33 @@ impl<S: Side> Handshake for Tls<S> {
         if self.done {
             return Ok(0);
         }
-        Ok(self.advance(wire, &mut [])?.consumed)
+        if !self.began {
+            match is_tls(wire) {
+                Some(true) => self.began = true,
+                Some(false) => {
+                    let sent = wire[..wire.len().min(QUOTED_BYTES)].to_vec();
+                    // The alert that the protocol has for it, and the words that help.
+                    let _ = self.advance(wire, &mut []);
+                    let error = TlsError::NotTls(sent);
+                    self.failed = Some(error.clone());
+                    return Err(error);
+                }
+                None => {}
+            }
+        }
+        // Forget what another connection left behind.
+        drop(take_asked_name());
+        let result = self.advance(wire, &mut []);
+        if let Some(name) = take_asked_name() {
+            self.asked_name = Some(name);
+        }
+        let consumed = result?.consumed;
+        if self.done {
+            // rustls may have looked at more than it has consumed.
+            self.held.extend_from_slice(&wire[consumed..]);
+            return Ok(wire.len());
+        }
+        Ok(consumed)
     }
 
     fn limit_bytes(&self) -> usize {
@@ -448,24 +529,60 @@ impl<S: Side> Handshake for Tls<S> {
     }
 }
 
-/// Whether a whole record is at the front of the wire: RFC 8446, section 5.1.
-fn has_record(wire: &[u8]) -> bool {
-    match wire {
-        [_, _, _, high, low, rest @ ..] => {
-            rest.len() >= usize::from(u16::from_be_bytes([*high, *low]))
+/// Appends a message of the protocol's own.
+fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, outbound: &mut Vec<u8>) {
+    let start = outbound.len();
+    let mut size = 0;
+    loop {
+        outbound.resize(start + size, 0);
+        match data.encode(&mut outbound[start..]) {
+            Ok(count) => break outbound.truncate(start + count),
+            Err(EncodeError::InsufficientSize(needed)) => size = needed.required_size,
+            Err(EncodeError::AlreadyEncoded) => break,
         }
-        _ => false,
     }
 }
 
-/// How long the whole records at the front of the wire are together.
-fn records(wire: &[u8]) -> usize {
-    let mut len = 0;
-    while has_record(&wire[len..]) {
-        len += 5 + usize::from(u16::from_be_bytes([wire[len + 3], wire[len + 4]]));
-    }
-    len
+/// Whether a whole record is at the front of the wire.
+fn has_record(wire: &[u8]) -> bool {
+    record_size(wire).is_some_and(|size| wire.len() >= size)
 }
+
+/// The size of the record at the front of the wire: RFC 8446, section 5.1.
+fn record_size(wire: &[u8]) -> Option<usize> {
+    match wire {
+        [_, _, _, high, low, ..] => {
+            Some(HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])))
+        }
+        _ => None,
+    }
+}
+
+/// How many bytes at the front of the wire are whole records.
+fn whole_records(wire: &[u8]) -> usize {
+    let mut size = 0;
+    while has_record(&wire[size..]) {
+        size += record_size(&wire[size..]).unwrap_or_default();
+    }
+    size
+}
+
+/// Whether the header of a record of a handshake, or an alert, is at the front of the wire (RFC
+/// 8446, section 5.1; the versions of the past have 3 in front, too); `None` when it is too early
+/// to tell.
+fn is_tls(wire: &[u8]) -> Option<bool> {
+    match wire {
+        [] => None,
+        [20..=23] => None,
+        [20..=23, major, ..] => Some(*major == 3),
+        _ => Some(false),
+    }
+}
+
+/// How much of what is no TLS is shown.
+const QUOTED_BYTES: usize = 40;
+
+const HEADER_BYTES: usize = 5;
 
 /// The plain bytes of a full record: RFC 8446, section 5.1.
 const RECORD_BYTES: usize = 16 * 1024;
