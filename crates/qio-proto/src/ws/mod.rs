@@ -461,6 +461,10 @@ impl Engine for WebSocket {
         self.clock.next
     }
 
+    fn handle_arrival(&mut self) {
+        self.clock.heard = true;
+    }
+
     fn handle_time(&mut self, now: Time) -> Result<(), WsError> {
         let Some(interval) = self.options.ping_interval else { return Ok(()) };
         if let Some(error) = &self.failed {

@@ -3,6 +3,7 @@
 //! An [`Engine`](qio_proto::Engine) says what a protocol means, a [`Layer`] is the pump between it
 //! and the channel below: the only place where an engine meets a channel.
 
+mod handover;
 mod handshaking;
 mod inwards;
 mod outwards;
