@@ -119,10 +119,13 @@ fn the_orders_that_few_switches_make_are_good_too() {
         || {
             let model = Arc::new(Model::default());
             let reader = Arc::clone(&model);
-            let reader = thread::spawn(move || reader.read(1));
-            model.write(2);
+            let reader = thread::spawn(move || {
+                reader.read(1);
+                reader.read(2);
+            });
+            model.write(3);
             reader.join().unwrap();
-            assert_eq!(model.sent(), [1, 2]);
+            assert_eq!(model.sent(), [1, 2, 3]);
         },
         SCHEDULES,
         3,
