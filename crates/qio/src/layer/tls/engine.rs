@@ -151,6 +151,30 @@ impl<S: Side> Tls<S> {
         }
     }
 
+    /// Changes the key that protects what we send, and asks the peer to change its own: RFC 8446,
+    /// section 4.6.3. TLS 1.3 only. It happens by itself before a key has protected too much.
+    ///
+    /// # Errors
+    ///
+    /// Before the end of the handshake, after our side has ended, and with TLS 1.2.
+    #[doc(alias = "gnutls_session_key_update")]
+    pub fn refresh_keys(&mut self) -> Result<(), TlsError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.finished {
+            return Err(TlsError::Ended);
+        }
+        // What is to be said goes before, with the key of before.
+        self.advance(&mut [], &mut [])?;
+        match S::process(&mut self.connection, &mut []).state? {
+            ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys()?,
+            _ => return Err(rustls::Error::HandshakeNotComplete.into()),
+        }
+        self.advance(&mut [], &mut [])?;
+        Ok(())
+    }
+
     /// Works on the wire until there is a record of plain bytes, or no more to do; plain bytes go
     /// to `plain`, and what does not fit is kept.
     fn advance(&mut self, wire: &mut [u8], plain: &mut [u8]) -> Result<Progress, TlsError> {

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use engine::{ClientTls, Facts, ServerTls, Tls};
+pub use engine::{Client, ClientTls, Facts, Server, ServerTls, Side, Tls};
 pub use error::TlsError;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
