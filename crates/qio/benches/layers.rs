@@ -23,6 +23,9 @@ use qio_proto::Engine;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+/// How long moving so many bytes takes.
+type Run<'a> = &'a dyn Fn(usize) -> Duration;
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.iter().any(|arg| arg == "--test") {
@@ -35,7 +38,7 @@ fn main() {
     println!("| what | qio GB/s | control GB/s | ratio | quartiles | min..max | promised |");
     println!("|---|---:|---:|---:|---|---|---|");
     let tls = Identity::new();
-    let rows: [(&str, f64, &dyn Fn(usize) -> Duration, &dyn Fn(usize) -> Duration); 6] = [
+    let rows: [(&str, f64, Run<'_>, Run<'_>); 6] = [
         ("tls, 16 KiB writes / rustls", 0.95, &|n| tls.qio(n), &|n| tls.bare(n)),
         ("ws, decode 64 KiB frames / loop", 0.9, &|n| decode(n, 64 << 10), &|n| {
             decode_by_hand(n, 64 << 10)
@@ -60,14 +63,7 @@ fn main() {
     }
 }
 
-fn row(
-    name: &str,
-    promised: f64,
-    pairs: usize,
-    bytes: usize,
-    ours: &dyn Fn(usize) -> Duration,
-    control: &dyn Fn(usize) -> Duration,
-) {
+fn row(name: &str, promised: f64, pairs: usize, bytes: usize, ours: Run<'_>, control: Run<'_>) {
     let (mut qio, mut raw, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     // The first pair warms up.
     for pair in 0..=pairs {
