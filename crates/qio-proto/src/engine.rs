@@ -109,6 +109,10 @@ pub trait Engine: Send {
         None
     }
 
+    /// Something has come that was not offered yet, because the user does not read: the peer is
+    /// there.
+    fn handle_arrival(&mut self) {}
+
     /// Tells the time: once at the start, and when [`deadline`](Engine::deadline) has come.
     ///
     /// # Errors

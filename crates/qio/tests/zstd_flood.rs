@@ -1,7 +1,5 @@
 //! How much memory a compressed flood takes; alone in its process, whose memory is measured.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use qio::ChannelExt;
 use qio::layer::zstd::{self, ZstdOptions};
 use qio::transport::Socket;

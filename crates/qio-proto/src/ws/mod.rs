@@ -30,8 +30,8 @@ use text::Text;
 /// boundaries of messages mean nothing here, and an empty message is no end. Outwards, every piece
 /// is a message of its own. Control frames are answered by the engine.
 ///
-/// Memory: the payload of at most one pong, one ping and one Close frame (some 400 bytes), inside
-/// of the value; the client takes masking keys from whoever gave it the source.
+/// Memory: the payload of at most one pong inside of the value, and that of one Close frame beside
+/// it (125 bytes each); the client takes masking keys from whoever gave it the source.
 pub struct WebSocket {
     masking: Masking,
     options: WsOptions,
@@ -459,6 +459,10 @@ impl Engine for WebSocket {
 
     fn deadline(&self) -> Option<Time> {
         self.clock.next
+    }
+
+    fn handle_arrival(&mut self) {
+        self.clock.heard = true;
     }
 
     fn handle_time(&mut self, now: Time) -> Result<(), WsError> {

@@ -1,16 +1,19 @@
 //! What the protocol itself has to say.
 
+use alloc::boxed::Box;
+
 use super::Masking;
 use super::frame::{MAX_CONTROL, Opcode, encode};
 use super::mask::Mask;
 use crate::engine::MAX_FRAME_HEADER;
 
 /// Control frames that wait to go out: at most one of each kind.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Outbox {
     pong: Option<Payload>,
     ping: bool,
-    close: Option<Payload>,
+    /// Once in the life of a connection: not inside of the value, which is idle most of the time.
+    close: Option<Box<Payload>>,
     /// The Close frame is out: nothing follows it.
     closed: bool,
 }
@@ -44,7 +47,7 @@ impl Outbox {
             payload.push(&status.to_be_bytes());
             payload.push(reason.as_bytes().get(..end).unwrap_or_default());
         }
-        self.close = Some(payload);
+        self.close = Some(Box::new(payload));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -69,7 +72,7 @@ impl Outbox {
             self.ping = false;
         }
         let nothing_before = self.pong.is_none() && !self.ping;
-        if nothing_before && self.close.is_some_and(|close| put(Opcode::Close, &close)) {
+        if nothing_before && self.close.as_ref().is_some_and(|close| put(Opcode::Close, close)) {
             self.close = None;
             self.closed = true;
         }

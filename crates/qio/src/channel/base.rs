@@ -109,6 +109,11 @@ impl Base {
         Err(self.busy(taken))
     }
 
+    /// Whether somebody waits for any of `interest`.
+    pub(crate) fn is_waited_for(&self, interest: Interest) -> bool {
+        self.waiting.load(Ordering::Acquire) & interest.bits() != 0
+    }
+
     /// Changes how many keep the channel corked; the change and what follows from it are one step.
     pub(crate) fn change_corks(&self, change: impl FnOnce(&mut u32)) {
         change(&mut self.corks.lock().unwrap_or_else(PoisonError::into_inner));

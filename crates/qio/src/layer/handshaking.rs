@@ -57,6 +57,7 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
             return Err(io::Error::other("the handshake is over"));
         };
         loop {
+            let mut blocked = None;
             while handshake.wants_wire() || !self.outbound.is_empty() {
                 if self.outbound.is_empty() {
                     self.outbound.resize(CHUNK, 0);
@@ -64,13 +65,27 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
                     self.outbound.truncate(count);
                 }
                 let bufs = [IoSlice::new(&self.outbound)];
-                let count = below.write_with(&bufs, WriteFlags::NONBLOCK, &[])?;
-                self.outbound.drain(..count);
+                match below.write_with(&bufs, WriteFlags::NONBLOCK, &[]) {
+                    Ok(count) => drop(self.outbound.drain(..count)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        blocked = Some(error);
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            // The peer may read nothing before it has sent what it has to say.
+            if let Some(error) = blocked
+                && (self.failed.is_some() || handshake.is_done())
+            {
+                return Err(error);
             }
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
             if handshake.is_done() {
+                // A layer below may have taken it, and not have sent it.
+                below.flush()?;
                 return Ok(true);
             }
             let end = self.inbound.len();
@@ -128,10 +143,12 @@ impl<C: Channel, H: Handshake> Steps for Handshaking<C, H> {
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        if let Some((below, _)) = &self.parts {
-            let interest = match self.outbound.is_empty() {
-                true => Interest::READ,
-                false => Interest::WRITE,
+        if let Some((below, handshake)) = &self.parts {
+            let says_only = self.failed.is_some() || handshake.is_done();
+            let interest = match (says_only, self.outbound.is_empty()) {
+                (true, _) => Interest::WRITE,
+                (false, true) => Interest::READ,
+                (false, false) => Interest::READ | Interest::WRITE,
             };
             if !below.watch(interest, set).is_empty() {
                 set.wake_at(Instant::now());

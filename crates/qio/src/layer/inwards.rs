@@ -29,6 +29,17 @@ enum State {
     Closed,
 }
 
+/// What a read would find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Plain bytes, an end or an error.
+    Plain,
+    /// What comes from below, as it comes.
+    Passes,
+    /// Nothing, before more of the wire was looked at.
+    Wire,
+}
+
 /// An error that is told to everybody who asks.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
@@ -66,7 +77,11 @@ impl Inwards {
         relaxed: bool,
     ) -> Result<usize> {
         loop {
-            let done = self.take(engine, bufs, 0);
+            let (done, through, size) = {
+                let engine = &mut *lock(engine);
+                let done = self.take(engine, bufs, 0);
+                (done, self.passthrough(engine), engine.inbound_bytes())
+            };
             if done > 0 {
                 return Ok(done);
             }
@@ -77,31 +92,43 @@ impl Inwards {
                 State::Truncated(failure) | State::Failed(failure) => return Err(failure.error()),
                 State::Closed => return Err(ErrorKind::NotConnected.into()),
             }
-            let through = if self.is_empty() { lock(engine).passthrough() } else { 0 };
             if through == 0 {
-                self.fill(below, engine)?;
+                self.fill(below, engine, size)?;
                 continue;
             }
-            let done = self.read_through(below, engine, bufs, through)?;
+            let done = self.read_through(below, engine, bufs, through, size)?;
             if done > 0 {
                 return Ok(done);
             }
         }
     }
 
-    /// Whether a read would give something without anything from below.
-    pub(super) fn is_ready<E: Engine>(&mut self, engine: &Mutex<E>) -> bool {
-        // What comes before the next plain byte may be all there is.
-        self.settle(engine);
-        !matches!(self.state, State::Open) || lock(engine).is_readable(self.rest())
-    }
-
-    /// Takes from below, until a read would give something.
-    pub(super) fn drive<C: Channel, E: Engine>(&mut self, below: &C, engine: &Mutex<E>) {
-        while !self.is_ready(engine) {
+    /// What a read would find; takes from below before that if `looks`, until there is something.
+    pub(super) fn look<C: Channel, E: Engine>(
+        &mut self,
+        below: &C,
+        engine: &Mutex<E>,
+        looks: bool,
+    ) -> Outlook {
+        loop {
+            let size = {
+                let engine = &mut *lock(engine);
+                // What comes before the next plain byte may be all there is.
+                self.settle(engine);
+                if !matches!(self.state, State::Open) || engine.is_readable(self.rest()) {
+                    return Outlook::Plain;
+                }
+                if self.passthrough(engine) > 0 {
+                    return Outlook::Passes;
+                }
+                engine.inbound_bytes()
+            };
             // What is wrong is told by the next read.
-            if self.fill(below, engine).is_err() {
-                break;
+            if !looks || self.fill(below, engine, size).is_err() {
+                return match self.state {
+                    State::Open => Outlook::Wire,
+                    _ => Outlook::Plain,
+                };
             }
         }
     }
@@ -138,10 +165,18 @@ impl Inwards {
         (self.start, self.end) = (0, 0);
     }
 
+    /// How many plain bytes are next in the channel below.
+    fn passthrough<E: Engine>(&self, engine: &E) -> usize {
+        match self.state {
+            State::Open if self.is_empty() => engine.passthrough(),
+            _ => 0,
+        }
+    }
+
     /// Has the engine handle what comes before the next plain byte.
-    fn settle<E: Engine>(&mut self, engine: &Mutex<E>) {
+    fn settle<E: Engine>(&mut self, engine: &mut E) {
         if matches!(self.state, State::Open) {
-            while self.work(&mut *lock(engine), &mut []).consumed > 0 {}
+            while self.work(engine, &mut []).consumed > 0 {}
             self.tidy(engine);
         }
     }
@@ -150,27 +185,24 @@ impl Inwards {
     /// `done` bytes of `bufs`.
     fn take<E: Engine>(
         &mut self,
-        engine: &Mutex<E>,
+        engine: &mut E,
         bufs: &mut [IoSliceMut<'_>],
         mut done: usize,
     ) -> usize {
         if !matches!(self.state, State::Open) {
             return done;
         }
-        {
-            let mut engine = lock(engine);
-            let mut skip = done;
-            'bufs: for buf in bufs {
-                let before = skip.min(buf.len());
-                skip -= before;
-                let mut room = &mut buf[before..];
-                while !room.is_empty() {
-                    let moved = self.work(&mut *engine, room);
-                    done += moved.produced;
-                    room = &mut room[moved.produced..];
-                    if moved == Progress::default() {
-                        break 'bufs;
-                    }
+        let mut skip = done;
+        'bufs: for buf in bufs {
+            let before = skip.min(buf.len());
+            skip -= before;
+            let mut room = &mut buf[before..];
+            while !room.is_empty() {
+                let moved = self.work(engine, room);
+                done += moved.produced;
+                room = &mut room[moved.produced..];
+                if moved == Progress::default() {
+                    break 'bufs;
                 }
             }
         }
@@ -193,8 +225,8 @@ impl Inwards {
         }
     }
 
-    fn tidy<E: Engine>(&mut self, engine: &Mutex<E>) {
-        if matches!(self.state, State::Open) && lock(engine).has_ended() {
+    fn tidy<E: Engine>(&mut self, engine: &E) {
+        if matches!(self.state, State::Open) && engine.has_ended() {
             self.state = State::Ended;
         }
         if self.is_empty() || matches!(self.state, State::Ended) {
@@ -202,9 +234,13 @@ impl Inwards {
         }
     }
 
-    /// Reads more of the wire.
-    fn fill<C: Channel, E: Engine>(&mut self, below: &C, engine: &Mutex<E>) -> Result<()> {
-        let size = lock(engine).inbound_bytes();
+    /// Reads more of the wire, into a buffer of `size` bytes.
+    fn fill<C: Channel, E: Engine>(
+        &mut self,
+        below: &C,
+        engine: &Mutex<E>,
+        size: usize,
+    ) -> Result<()> {
         let room = self.make_room(size)?;
         match below.read_with(&mut [IoSliceMut::new(room)], ReadFlags::NONBLOCK, None) {
             Ok(0) => self.end_wire(engine),
@@ -221,10 +257,11 @@ impl Inwards {
         engine: &Mutex<E>,
         bufs: &mut [IoSliceMut<'_>],
         through: usize,
+        size: usize,
     ) -> Result<usize> {
         let room: usize = bufs.iter().map(|buf| buf.len()).sum();
         let payload = through.min(room);
-        let mut rest = (room > through).then(|| Buffer::take(lock(engine).inbound_bytes()));
+        let mut rest = (room > through).then(|| Buffer::take(size));
         let result = {
             let mut targets: SmallVec<[IoSliceMut<'_>; 8]> = SmallVec::new();
             let mut left = payload;
@@ -260,7 +297,7 @@ impl Inwards {
             return Ok(count);
         }
         (self.wire, self.start, self.end) = (rest, 0, count - payload);
-        Ok(self.take(engine, bufs, payload))
+        Ok(self.take(&mut *lock(engine), bufs, payload))
     }
 
     /// Remembers an error of the channel below: who waits must see that a read has something to say.

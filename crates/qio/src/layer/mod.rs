@@ -5,6 +5,7 @@
 //! it tells messages apart in a stream.
 
 mod framed;
+mod handover;
 mod handshaking;
 mod inwards;
 mod outwards;

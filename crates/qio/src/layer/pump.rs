@@ -5,20 +5,24 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
 use std::time::Instant;
 
-use qio_proto::Engine;
+use qio_proto::{Engine, Time};
 
-use super::inwards::{Failure, Inwards};
+use super::handover::Handover;
+use super::inwards::{Failure, Inwards, Outlook};
 use super::outwards::Outwards;
-use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock, try_lock};
+use super::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::channel::{Base, Channel, ChannelExt, Features, ReadFlags, ReadOp, WriteOp};
 use crate::interest::{Interest, Readiness};
-use crate::watch::PollSet;
+use crate::watch::{Event, PollSet};
 
 /// A protocol over a channel: reads and writes are plain, the channel below has the wire.
 ///
 /// Full duplex: the reader, the writer and the engine have locks of their own, and none is held
 /// while anything waits. What a read makes the protocol say (a pong, a key update) goes out at
-/// once, or as soon as there is room, by whoever has the writer's lock.
+/// once, or as soon as there is room, by whoever has the writer's lock. Only the reader takes bytes
+/// from below: whoever else drives the channel leaves them where the reader's wait sees them. What a
+/// write leaves behind for want of room goes out with the next call, or by whoever waits, also by a
+/// reader that waits already.
 ///
 /// Memory: nothing while idle. While bytes wait, inwards the engine's
 /// [`inbound_bytes`](Engine::inbound_bytes); outwards what was accepted and does not fit below:
@@ -33,11 +37,11 @@ pub struct Layer<C, E> {
     below: C,
     engine: Mutex<E>,
     inwards: Mutex<Inwards>,
-    outwards: Mutex<Outwards>,
-    /// The engine has something to say, and nobody has said it.
-    owes: AtomicBool,
-    /// A reader waits: driving takes from below.
-    reader_waits: AtomicBool,
+    outwards: Handover<Outwards>,
+    /// The channel was driven: who wants to read looks below.
+    driven: AtomicBool,
+    /// Raised when something waits for room below, and a reader that waits does not know it.
+    left_behind: Event,
     closed: AtomicBool,
     /// Where the engine's time begins.
     epoch: Instant,
@@ -62,9 +66,9 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
             below,
             engine: Mutex::new(engine),
             inwards: Mutex::new(Inwards::new(rest)),
-            outwards: Mutex::new(Outwards::default()),
-            owes: AtomicBool::new(false),
-            reader_waits: AtomicBool::new(false),
+            outwards: Handover::default(),
+            driven: AtomicBool::new(false),
+            left_behind: Event::new(),
             closed: AtomicBool::new(false),
             epoch: Instant::now(),
         }
@@ -79,30 +83,72 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
 
     /// Sends what the engine has to say, unless somebody else is at it, who then does.
     fn say_what_is_owed(&self) {
-        if !lock(&self.engine).wants_wire() {
-            return;
+        if lock(&self.engine).wants_wire() {
+            self.outwards.owe(|outwards| self.pay(outwards));
         }
-        self.owes.store(true, Ordering::SeqCst);
-        self.pay();
     }
 
-    fn pay(&self) {
-        while self.owes.load(Ordering::SeqCst) {
-            // Whoever has the lock looks at the flag again after giving it back.
-            let Some(mut outwards) = try_lock(&self.outwards) else { return };
-            // Cleared first: what is owed from here on is seen in the next round.
-            self.owes.store(false, Ordering::SeqCst);
-            // What cannot go out now waits in the engine for the next write, or for whoever waits.
-            // An error comes out of the next write.
-            let _ = outwards.flush(&self.below, &self.engine);
-        }
+    fn pay(&self, outwards: &mut Outwards) {
+        // What cannot go out now waits in the engine for the next write, or for whoever waits.
+        // An error comes out of the next write.
+        let _ = outwards.flush(&self.below, &self.engine);
+        self.note_what_is_left(outwards);
     }
 
     /// Works on the way out, and pays what became owed meanwhile.
-    fn outwards<R>(&self, work: impl FnOnce(&mut MutexGuard<'_, Outwards>) -> R) -> R {
-        let result = work(&mut lock(&self.outwards));
-        self.pay();
-        result
+    fn outwards<R>(&self, work: impl FnOnce(&mut Outwards) -> R) -> R {
+        let work = |outwards: &mut Outwards| {
+            let result = work(outwards);
+            self.note_what_is_left(outwards);
+            result
+        };
+        self.outwards.with(work, |outwards| self.pay(outwards))
+    }
+
+    /// Tells a reader that waits already to wait for room, too: the writer may have nothing more to
+    /// write, and wait for the answer to what is still here.
+    ///
+    /// Under the writer's lock, like the look of a wait that begins: one of the two sees the other.
+    fn note_what_is_left(&self, outwards: &Outwards) {
+        if !self.base.is_waited_for(Interest::READ) {
+            return;
+        }
+        let below = || self.below.flush().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        if outwards.is_pending() || below() {
+            self.left_behind.raise();
+        }
+    }
+
+    fn handle_time(&self, now: Time) {
+        let is_late = || lock(&self.engine).deadline().is_some_and(|deadline| deadline <= now);
+        if !is_late() {
+            return;
+        }
+        // A user that does not read makes no silent peer.
+        let has_arrivals = self.has_arrivals();
+        let mut engine = lock(&self.engine);
+        if has_arrivals {
+            engine.handle_arrival();
+        }
+        let result = engine.handle_time(now);
+        drop(engine);
+        if let Err(late) = result {
+            lock(&self.inwards).fail(Failure::new(ErrorKind::TimedOut, &late));
+        }
+    }
+
+    /// Whether the peer has sent something that the user has not taken yet.
+    fn has_arrivals(&self) -> bool {
+        if lock(&self.inwards).look(&self.below, &self.engine, false) == Outlook::Plain {
+            return true;
+        }
+        let mut set = PollSet::new();
+        let ready = self.below.watch(Interest::READ, &mut set);
+        let now = Instant::now();
+        let fires = |set: &mut PollSet| {
+            set.poll(Some(now)).is_ok() && set.legs().iter().any(|leg| !leg.fired().is_empty())
+        };
+        !ready.is_empty() || fires(&mut set)
     }
 
     fn is_closed(&self) -> bool {
@@ -121,6 +167,8 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
 
     fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize> {
         let relaxed = op.flags().contains(ReadFlags::RELAXED_EOF);
+        // Looking below is what a read does.
+        self.driven.store(false, Ordering::Release);
         let result = lock(&self.inwards).read(&self.below, &self.engine, op.bufs(), relaxed);
         self.say_what_is_owed();
         match result {
@@ -141,29 +189,42 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         if self.is_closed() {
             return Readiness::from(interest) | Readiness::HANGUP;
         }
+        if interest.is_empty() {
+            return self.below.watch(interest, set);
+        }
         let mut ready = Readiness::empty();
         let mut internal = Interest::empty();
         if interest.contains(Interest::READ) {
-            if lock(&self.inwards).is_ready(&self.engine) {
-                ready |= Readiness::READ;
-            } else {
-                self.reader_waits.store(true, Ordering::Release);
-                internal |= Interest::READ;
+            let looks = self.driven.swap(false, Ordering::AcqRel);
+            match lock(&self.inwards).look(&self.below, &self.engine, looks) {
+                Outlook::Plain => ready |= Readiness::READ,
+                // Whatever comes is for the user.
+                Outlook::Passes => ready |= self.below.watch(Interest::READ, set),
+                Outlook::Wire => internal |= Interest::READ,
+            }
+            if looks {
+                self.say_what_is_owed();
             }
         }
+        // Outside of a wait, an event loop knows what was written, and asks again.
+        let tells = self.base.is_waited_for(Interest::READ);
+        if tells {
+            // Before the look: what is left behind from here on raises it again.
+            self.left_behind.lower();
+        }
         let (pending, failed) = {
-            let outwards = lock(&self.outwards);
+            let outwards = self.outwards.lock();
             (outwards.is_pending(), outwards.has_failed())
         };
-        if failed {
-            ready |= Readiness::from(interest & Interest::WRITE);
-        } else if pending || lock(&self.engine).wants_wire() {
+        // After the lock was given back: what was owed to its holder shows up here.
+        let pending = !failed && (pending || lock(&self.engine).wants_wire());
+        if pending {
             internal |= Interest::WRITE;
         } else if interest.contains(Interest::WRITE) {
-            ready |= self.below.watch(Interest::WRITE, set) & Readiness::from(Interest::WRITE);
-        }
-        if interest.is_empty() {
-            return self.below.watch(interest, set);
+            ready |= match failed {
+                true => Readiness::WRITE,
+                false => self.below.watch(Interest::WRITE, set) & Readiness::from(Interest::WRITE),
+            };
         }
         if ready.is_empty() {
             if !internal.is_empty() {
@@ -172,6 +233,9 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
                     // What is ready below needs no wait, but a drive.
                     set.wake_at(Instant::now());
                 }
+            }
+            if tells && !pending {
+                self.left_behind.watch(Interest::empty(), set);
             }
             if let Some(deadline) = lock(&self.engine).deadline() {
                 set.wake_at(self.epoch + deadline);
@@ -182,22 +246,10 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
 
     fn drive(&self, now: Instant) -> Result<()> {
         self.below.drive(now)?;
-        let late = {
-            let mut engine = lock(&self.engine);
-            let now = now.saturating_duration_since(self.epoch);
-            match engine.deadline() {
-                Some(deadline) if deadline <= now => engine.handle_time(now).err(),
-                _ => None,
-            }
-        };
-        let mut inwards = lock(&self.inwards);
-        if let Some(late) = late {
-            inwards.fail(Failure::new(ErrorKind::TimedOut, &late));
-        }
-        if self.reader_waits.swap(false, Ordering::AcqRel) {
-            inwards.drive(&self.below, &self.engine);
-        }
-        drop(inwards);
+        self.handle_time(now.saturating_duration_since(self.epoch));
+        // The bytes below are left to the reader: its wait would not wake up for what is gone, and
+        // it knows no other way to learn of it.
+        self.driven.store(true, Ordering::Release);
         // What fails is told by the next write.
         let _ = self.outwards(|outwards| outwards.flush(&self.below, &self.engine));
         Ok(())
@@ -226,7 +278,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         self.below.shutdown(how)?;
         if how != Shutdown::Read {
             let shut = Failure::new(ErrorKind::BrokenPipe, &Error::from(ErrorKind::BrokenPipe));
-            lock(&self.outwards).fail(shut);
+            self.outwards.lock().fail(shut);
         }
         Ok(())
     }
@@ -235,7 +287,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let not_sent = lock(&self.outwards).close(&self.below, &self.engine);
+        let not_sent = self.outwards.lock().close(&self.below, &self.engine);
         lock(&self.inwards).close();
         let closed = self.below.close();
         not_sent.and(closed)

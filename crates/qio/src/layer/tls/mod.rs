@@ -31,7 +31,7 @@ use std::time::Instant;
 pub use authorization::{Authorization, Denied, Pattern};
 pub use certificate::{AltName, Certificate};
 pub use client_settings::ClientSettings;
-pub use engine::{ClientTls, ServerTls, Tls};
+pub use engine::{Client, ClientTls, Server, ServerTls, Side, Tls};
 pub use error::TlsError;
 pub use facts::Facts;
 pub use fingerprint::Fingerprint;

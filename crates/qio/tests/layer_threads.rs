@@ -1,0 +1,237 @@
+//! Layers under real threads: reads and writes of both ends at once, with control output between.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use qio::layer::{Layer, tls, ws};
+use qio::transport::Socket;
+use qio::watch::{Steps, run};
+use qio::{Channel, ChannelExt};
+use qio_testkit::scope;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// How long the ordinary run lasts, for each protocol.
+const SHORT: Duration = Duration::from_secs(2);
+
+/// How long the long one does.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What a run may take longer, before it counts as a stall.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn tls_with_key_updates_from_both_sides_loses_nothing() {
+    scope(LIMIT, |_| tls_for(SHORT));
+}
+
+#[test]
+fn a_websocket_with_pings_loses_nothing_and_answers() {
+    scope(LIMIT, |_| ws_for(SHORT));
+}
+
+#[test]
+#[ignore = "takes two minutes: `.ci/run full` runs it"]
+fn a_minute_of_each_loses_nothing() {
+    scope(LIMIT + LONG, |_| tls_for(LONG));
+    scope(LIMIT + LONG, |_| ws_for(LONG));
+}
+
+fn tls_for(time: Duration) {
+    let (client, server) = tls_pair();
+    let (client, server) = (Arc::new(client), Arc::new(server));
+    let until = Instant::now() + time;
+    let sums = thread::scope(|scope| {
+        [
+            scope.spawn(|| send(&*client, until, |_| update_keys(&client))),
+            scope.spawn(|| receive(&*server)),
+            scope.spawn(|| send(&*server, until, |_| update_keys(&server))),
+            scope.spawn(|| receive(&*client)),
+        ]
+        .map(|thread| thread.join().unwrap())
+    });
+    println!("{} and {} bytes", sums[0].bytes, sums[2].bytes);
+    assert!(sums[0].bytes > 0 && sums[2].bytes > 0);
+    assert_eq!((sums[0], sums[2]), (sums[1], sums[3]));
+}
+
+fn update_keys<S: tls::Side>(channel: &Layer<Socket, tls::Tls<S>>) {
+    channel.with_engine(tls::Tls::refresh_keys).unwrap();
+}
+
+fn ws_for(time: Duration) {
+    let (client, server) = Socket::pair().unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    let server = finished(ws::server(server, ws::ServerOptions::default(), None));
+    let server = server.into_layer(ws::NAME);
+    let mut byte = [0];
+    let mut end = 0;
+    while end < 4 {
+        client.read_exact(&mut byte).unwrap();
+        end = if byte[0] == b"\r\n\r\n"[end] { end + 1 } else { usize::from(byte[0] == b'\r') };
+    }
+    let until = Instant::now() + time;
+    let (sums, answers) = thread::scope(|scope| {
+        let sends = scope.spawn(|| send_frames(&client, until));
+        let answers = scope.spawn(|| receive_frames(&client));
+        let from_server = scope.spawn(|| send(&server, until, |_| {}));
+        let at_server = receive(&server);
+        let (at_client, answers) = answers.join().unwrap();
+        let sums = [sends.join().unwrap(), at_server, from_server.join().unwrap(), at_client];
+        (sums, answers)
+    });
+    println!("{} and {} bytes, {answers} answers", sums[0].bytes, sums[2].bytes);
+    assert_eq!((sums[0], sums[2]), (sums[1], sums[3]));
+    assert!(answers > 0);
+}
+
+/// Some bytes, in their order (FNV-1a).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sum {
+    bytes: u64,
+    hash: u64,
+}
+
+impl Sum {
+    fn new() -> Self {
+        Self { bytes: 0, hash: 0xcbf2_9ce4_8422_2325 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        for byte in bytes {
+            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+/// Sizes and bytes that repeat late.
+fn next(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
+}
+
+fn block(seed: &mut u64, most: usize) -> Vec<u8> {
+    // Frames shorter than 126 bytes have another header, which the client here cannot write.
+    let len = 126 + next(seed) as usize % most;
+    let from = next(seed);
+    (0..len as u64).map(|at| (from + at * 31) as u8).collect()
+}
+
+fn send(channel: &dyn Channel, until: Instant, mut between: impl FnMut(u64)) -> Sum {
+    let mut sum = Sum::new();
+    let mut seed = 7;
+    let mut round = 0;
+    while Instant::now() < until {
+        let block = block(&mut seed, 40_000);
+        channel.write_all(&block).unwrap();
+        sum.add(&block);
+        round += 1;
+        if round % 16 == 0 {
+            between(round);
+        }
+    }
+    channel.finish_all(None).unwrap();
+    sum
+}
+
+fn receive(channel: &dyn Channel) -> Sum {
+    let mut sum = Sum::new();
+    let mut seed = 11;
+    let mut space = vec![0; 40_000];
+    loop {
+        let len = 1 + next(&mut seed) as usize % space.len();
+        match channel.read(&mut space[..len]).unwrap() {
+            0 => return sum,
+            count => sum.add(&space[..count]),
+        }
+    }
+}
+
+/// As a client does, with a ping after some frames; the farewell last.
+fn send_frames(to: &Socket, until: Instant) -> Sum {
+    let mut sum = Sum::new();
+    let mut seed = 13;
+    let mut round = 0_u32;
+    while Instant::now() < until {
+        let block = block(&mut seed, 40_000);
+        let mut frame = vec![0x82, 0x80 | 126];
+        frame.extend((block.len() as u16).to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(&block);
+        round += 1;
+        if round.is_multiple_of(4) {
+            frame.extend([0x89, 0x84, 0, 0, 0, 0]);
+            frame.extend(round.to_be_bytes());
+        }
+        to.write_all(&frame).unwrap();
+        sum.add(&block);
+    }
+    to.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).unwrap();
+    sum
+}
+
+/// The payload of a server's frames up to its farewell, and how many answers to pings.
+fn receive_frames(from: &Socket) -> (Sum, u32) {
+    let (mut sum, mut answers, mut newest) = (Sum::new(), 0, 0);
+    loop {
+        let mut head = [0; 2];
+        from.read_exact(&mut head).unwrap();
+        let len = match head[1] {
+            126 => {
+                let mut bytes = [0; 2];
+                from.read_exact(&mut bytes).unwrap();
+                u16::from_be_bytes(bytes).into()
+            }
+            len => usize::from(len),
+        };
+        let mut payload = vec![0; len];
+        from.read_exact(&mut payload).unwrap();
+        match head[0] & 15 {
+            2 => sum.add(&payload),
+            8 => return (sum, answers),
+            10 => {
+                let answer = u32::from_be_bytes(payload.try_into().unwrap());
+                assert!(answer > newest, "answer {answer} after {newest}");
+                newest = answer;
+                answers += 1;
+            }
+            other => panic!("opcode {other}"),
+        }
+    }
+}
+
+type Tls<S> = Layer<Socket, tls::Tls<S>>;
+
+fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let cert = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.clone()).unwrap();
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let server = ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![cert], key).unwrap();
+    let (left, right) = Socket::pair().unwrap();
+    let server = tls::server(right, Arc::new(server), None).unwrap();
+    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = finished(tls::client(left, Arc::new(client), name, None).unwrap());
+    (client.into_layer(tls::NAME), server.join().unwrap())
+}
+
+fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
+    match run(steps, None).unwrap() {
+        ControlFlow::Break(result) => result.unwrap(),
+        ControlFlow::Continue(_) => unreachable!("it has no deadline"),
+    }
+}
