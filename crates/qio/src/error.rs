@@ -54,6 +54,10 @@ pub enum Class {
     Cancelled,
     /// An open channel failed.
     Io,
+    /// One side does not trust the other: a certificate, a fingerprint, a password, an origin.
+    Security,
+    /// The peer broke a protocol, does not speak it, or answered with a refusal in its terms.
+    Protocol,
 }
 
 impl Error {

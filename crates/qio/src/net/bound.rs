@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags};
 
 use super::address::Address;
 use super::admit::Peer;
+use super::layer::Stack;
 use super::listener::Accepted;
 use super::tuning::Tuning;
 use crate::channel::Channel;
@@ -25,6 +26,9 @@ pub(crate) struct Bound {
     pub(super) slot: Slot,
     pub(super) family: AddressFamily,
     pub(super) address: Arc<Address>,
+    /// How clients reach it: the address, and what stands over it.
+    pub(super) reach: Arc<Address>,
+    pub(super) stack: Option<Arc<Stack>>,
     origin: Origin,
 }
 
@@ -72,7 +76,16 @@ impl Bound {
     }
 
     fn new(fd: OwnedFd, family: AddressFamily, address: Address, origin: Origin) -> Self {
-        Self { slot: Slot::new(fd), family, address: Arc::new(address), origin }
+        let address = Arc::new(address);
+        let reach = Arc::clone(&address);
+        Self { slot: Slot::new(fd), family, address, reach, stack: None, origin }
+    }
+
+    /// The same under the layers of the address that was listened on.
+    pub(super) fn under(mut self, address: &Address, stack: &Arc<Stack>) -> Self {
+        self.reach = Arc::new(stack.reach(address, &self.address));
+        self.stack = Some(Arc::clone(stack));
+        self
     }
 
     #[cfg(test)]
@@ -126,7 +139,7 @@ impl Bound {
             Some(prefix) => format!("{prefix} {peer}"),
             None => peer.clone(),
         });
-        Accepted { channel: Arc::new(channel), peer, who }
+        Accepted { channel: Arc::new(channel), peer, who, stack: self.stack.clone() }
     }
 
     /// Whether a client waits.
