@@ -44,6 +44,9 @@ pub(crate) enum Command {
     qio relay 'unix:/run/vm/serial.sock?reconnect-ms=1000' tcp://console.example:7001
   Sockets of a systemd unit, by their FileDescriptorName= (docs/systemd.md):
     qio relay listen:fd:web tcp://127.0.0.1:8080
+  Browsers reach a TCP server through a WebSocket, others with TLS:
+    qio relay listen:ws://127.0.0.1:8080/chat tcp://127.0.0.1:7001
+    qio relay 'listen:tls+tcp://[::]:7443?cert=cert.pem&key=key.pem' tcp://127.0.0.1:7001
   Only this user and this network may connect:
     qio relay --allow-uid \"$USER\" listen:unix:/run/db.sock tcp://127.0.0.1:5432
     qio relay --allow-cidr 192.0.2.0/24 listen:tcp://0.0.0.0:5432 unix:/run/db.sock
@@ -59,6 +62,8 @@ the live connections.")]
     #[command(after_help = "Examples:
   Ask a server and print the whole answer:
     printf 'GET / HTTP/1.0\\r\\n\\r\\n' | qio connect tcp://127.0.0.1:80
+  Talk to a WebSocket over TLS:
+    qio connect wss://chat.example/room
   Send a file over a Unix socket, waiting for the server to come up:
     qio connect --retry 5 unix:/run/upload.sock < file
   Run a program behind pipes; its exit status becomes that of qio:
@@ -137,6 +142,8 @@ pub(crate) struct RelayArgs {
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
     #[command(flatten)]
+    pub(crate) handshakes: HandshakeArgs,
+    #[command(flatten)]
     pub(crate) opening: OpeningArgs,
     #[command(flatten)]
     pub(crate) joining: JoiningArgs,
@@ -177,6 +184,8 @@ pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
     #[command(flatten)]
+    pub(crate) handshakes: HandshakeArgs,
+    #[command(flatten)]
     pub(crate) joining: JoiningArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -213,6 +222,14 @@ pub(crate) struct AdmissionArgs {
     /// Let in only clients of this network, as 192.0.2.0/24 or ::1, on TCP sockets; repeatable
     #[arg(long, value_name = "NET", value_parser = admission::network)]
     pub(crate) allow_cidr: Vec<Network>,
+}
+
+/// What clients go through before they are served.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HandshakeArgs {
+    /// Close clients whose TLS and WebSocket handshakes take longer than TIME
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) handshake_timeout: Duration,
 }
 
 impl AdmissionArgs {

@@ -20,7 +20,7 @@ use crate::keyboard::{Happening, Keyboard, window_size};
 use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
 use crate::service::Service;
-use crate::session::{Cut, Opener, child_status, end_child, join, outcome, relay_options};
+use crate::session::{Closes, Cut, Opener, child_status, end_child, join, outcome, relay_options};
 use crate::stop::{Signals, Wish};
 
 pub(crate) async fn connect(
@@ -107,7 +107,7 @@ pub(crate) async fn listen_once(
     let report = terminal.report(args.output);
     service.show(&report);
     admission::check(&args.admission, &[&args.address])?;
-    let listener = listen(&args.address, &inherited, &args.admission, &report)?;
+    let listener = listen(&args.address, &inherited, &args.admission, args.handshakes, &report)?;
     service.ready();
     let patience = async {
         match args.accept_timeout {
@@ -239,6 +239,7 @@ impl Terminal {
         let left = self.left_side(keyboard.as_ref(), keep);
         let connection = report.begin("-".to_owned(), target.into());
         let (cut, cut_flag) = flag::channel(Cut::No);
+        let ends = [Arc::clone(&left), Arc::clone(&channel)];
         let joined = join(left, Arc::clone(&channel), options, &connection, cut_flag);
         tokio::pin!(joined);
         // It may have changed since the start.
@@ -273,15 +274,16 @@ impl Terminal {
             report.finish();
         }
         match record {
-            Ok(Ok(record)) => Ended {
-                result: connection.ended(&record, outcome(&record, target)),
-                by: record.ended_by,
-                left: false,
-            },
+            Ok(Ok(record)) => {
+                let closes = Closes::of(&ends);
+                let result = outcome(&record, &closes, target);
+                let result = connection.ended(&record, &closes, result);
+                Ended { result, by: record.ended_by, left: false }
+            }
             Ok(Err(error)) => Ended::because(Failure::io(target, &error)),
             Err((cause, record)) => {
                 if let Ok(Ok(record)) = record {
-                    let _ = connection.ended(&record, Ok(()));
+                    let _ = connection.ended(&record, &Closes::of(&ends), Ok(()));
                 }
                 match cause {
                     Cause::Signal(number) => Ended::because(Failure::signal(number)),
@@ -342,6 +344,7 @@ async fn stop(signals: &mut Signals, report: &Report) -> i32 {
         match signals.next().await {
             Wish::Stop(number) => return number,
             Wish::Show => report.table(),
+            Wish::Reload => {}
         }
     }
 }

@@ -28,19 +28,30 @@ pub struct Accepting<'a> {
     listener: &'a Listener,
     /// Once there are handshakes to be driven.
     driver: Option<Driver>,
+    only_drives: bool,
 }
 
 impl<'a> Accepting<'a> {
     pub(super) fn new(listener: &'a Listener) -> Self {
-        Self { listener, driver: None }
+        Self { listener, driver: None, only_drives: false }
+    }
+
+    /// The same without accepting anybody or handing anybody out, and without an end: for the time
+    /// in which there is no room for further clients. Handshakes that have begun go on, and take no
+    /// longer than they may.
+    #[must_use]
+    pub fn only_handshakes(mut self) -> Self {
+        self.only_drives = true;
+        self
     }
 
     /// The handshakes of the clients, if there are layers.
     fn pool(&mut self) -> Option<(MutexGuard<'a, Pool>, &mut Driver)> {
         let mut pool = self.listener.pool()?;
+        let only_drives = self.only_drives;
         let driver = self.driver.get_or_insert_with(|| {
             pool.join();
-            Driver::default()
+            Driver::new(only_drives)
         });
         Some((pool, driver))
     }
@@ -51,7 +62,11 @@ impl Steps for Accepting<'_> {
 
     fn step(&mut self, now: Instant) -> Poll<Self::Output> {
         let listener = self.listener;
+        let only_drives = self.only_drives;
         let Some((mut pool, driver)) = self.pool() else {
+            if only_drives {
+                return Poll::Pending;
+            }
             return listener.attempt(now, Listener::try_accept);
         };
         let result = pool.step(listener, driver, &mut |_| Ok(None), now);
@@ -63,7 +78,9 @@ impl Steps for Accepting<'_> {
 
     fn watch(&mut self, set: &mut PollSet) {
         let listener = self.listener;
+        let only_drives = self.only_drives;
         match self.pool() {
+            None if only_drives => {}
             Some((mut pool, driver)) => pool.watch(listener, driver, set),
             None if !listener.watch_backoff(set) => listener.watch(set),
             None => {}

@@ -40,7 +40,7 @@ use crate::watch::{PollSet, Steps, run};
 /// # Errors
 ///
 /// By [`Class`]: `Usage` for an address that makes no sense here, `Resolve` for a name, `Timeout`
-/// after [`ConnectOptions::timeout`], `Cancelled`, `Security` and `Protocol` for the handshake of a
+/// after [`ConnectOptions::timeout`], `Cancelled`, `Tls`, `Denied` and `Protocol` for the handshake of a
 /// layer, whose typed error is among the [sources](std::error::Error::source), and `Open` for the rest, with what happened to
 /// each address that was tried. With [`ConnectOptions::retry`] it is the failure of the last
 /// attempt.

@@ -37,6 +37,8 @@ pub(super) struct Pool {
 /// What one of those who drive a [`Pool`] knows.
 #[derive(Debug, Default)]
 pub(super) struct Driver {
+    /// Accepts nobody and hands nobody out.
+    only_drives: bool,
     /// Who is due is known: told by the loop, or everybody was tried in the step before.
     knows_due: bool,
     /// Whose legs begin where in the set.
@@ -61,6 +63,12 @@ struct Pending {
     set: PollSet,
     version: u64,
     is_due: bool,
+}
+
+impl Driver {
+    pub(super) fn new(only_drives: bool) -> Self {
+        Self { only_drives, ..Self::default() }
+    }
 }
 
 /// How many clients are accepted before others get their turn.
@@ -131,7 +139,10 @@ impl Pool {
             self.pending[index].is_due |= all_due;
             index += usize::from(self.advance(index, begin, now));
         }
-        let handed_out = self.begin_some(listener, begin, now).and_then(|()| self.hand_out(listener));
+        let handed_out = match driver.only_drives {
+            true => Ok(None),
+            false => self.begin_some(listener, begin, now).and_then(|()| self.hand_out(listener)),
+        };
         // What was due was tried above; after this, it takes a leg that fires.
         driver.knows_due = true;
         self.is_news |= !self.done.is_empty();
@@ -295,10 +306,10 @@ impl Pool {
         driver.knows_due = false;
         driver.legs.clear();
         let is_full = listener.is_full();
-        if !listener.watch_backoff(set) {
+        if !driver.only_drives && !listener.watch_backoff(set) {
             listener.watch_sockets(is_full, set);
         }
-        if !self.done.is_empty() {
+        if !driver.only_drives && !self.done.is_empty() {
             listener.watch_places(set);
         }
         if self.drivers > 0 {

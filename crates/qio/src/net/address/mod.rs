@@ -250,6 +250,11 @@ impl Address {
         self.scheme
     }
 
+    /// Whether there are layers over the transport.
+    pub fn has_layers(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
     /// The TCP port, if the address has one.
     pub fn port(&self) -> Option<u16> {
         match (self.scheme.name == tcp::SCHEME.name, self.target.get(1)) {

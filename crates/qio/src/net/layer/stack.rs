@@ -176,12 +176,12 @@ fn class(error: &io::Error) -> Class {
     let cause = error.get_ref();
     #[cfg(feature = "tls")]
     if cause.is_some_and(|cause| cause.is::<crate::layer::tls::TlsError>()) {
-        return Class::Security;
+        return Class::Tls;
     }
     match cause.and_then(|cause| cause.downcast_ref()) {
-        Some(HandshakeError::Status { code: 401 | 403, .. }) => Class::Security,
+        Some(HandshakeError::Status { code: 401 | 403, .. }) => Class::Denied,
         Some(HandshakeError::Refused(refusal)) if matches!(refusal.status(), 401 | 403) => {
-            Class::Security
+            Class::Denied
         }
         Some(_) => Class::Protocol,
         None if error.kind() == io::ErrorKind::TimedOut => Class::Timeout,
@@ -191,7 +191,7 @@ fn class(error: &io::Error) -> Class {
 
 /// Whether the text of the error begins with the protocol it is of.
 fn says_its_name(error: &io::Error) -> bool {
-    class(error) == Class::Protocol || class(error) == Class::Security
+    matches!(class(error), Class::Tls | Class::Denied | Class::Protocol)
 }
 
 /// Which layer an error is of, where it does not say so itself.
