@@ -3,6 +3,7 @@
 //! - [`scope`]: a test that leaks a descriptor or hangs fails and says where.
 //! - [`Job`]: a call in another thread that can be seen to sleep and must come back.
 //! - [`count_waits`]: how often a call had to wait.
+//! - [`certs`]: an authority and what it signs, for tests of TLS.
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
 //! - [`cut`]: the same session, ended after every byte and at every step.
 //! - [`mod@conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test kit fails by panicking")]
 
+pub mod certs;
 pub mod chaos;
 pub mod conformance;
 mod counting;

@@ -52,6 +52,8 @@ pub enum Class {
     Timeout,
     /// The caller gave up.
     Cancelled,
+    /// A TLS handshake failed, or the peer is not who may be let in.
+    Tls,
     /// An open channel failed.
     Io,
     /// A TLS handshake failed, or the peer is not who may be let in.

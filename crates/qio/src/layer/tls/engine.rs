@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use qio_proto::{Engine, Handshake, Progress};
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
 };
-use rustls::{ClientConfig, ProtocolVersion, ServerConfig, SideData, SupportedCipherSuite};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
 
-use super::TlsError;
+use super::identity::take_asked_name;
+use super::{Certificate, Facts, TlsError};
 
 /// One side of a TLS connection: the handshake first, and the engine after it.
 ///
@@ -26,11 +27,15 @@ pub struct Tls<S: Side> {
     /// The rest of a record that was larger than the reader's buffer.
     plain: Vec<u8>,
     taken: usize,
+    /// The peer has sent a record.
+    began: bool,
     /// The handshake is over.
     done: bool,
     ended: bool,
     finished: bool,
     failed: Option<TlsError>,
+    /// The name that the client asked for.
+    asked_name: Option<String>,
 }
 
 /// The client's side.
@@ -93,20 +98,6 @@ impl Side for Server {
     }
 }
 
-/// What the two sides have agreed on.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Facts {
-    /// The version of the protocol.
-    pub version: Option<ProtocolVersion>,
-    /// The cipher suite.
-    pub suite: Option<SupportedCipherSuite>,
-    /// The application's protocol (ALPN, RFC 7301).
-    pub alpn: Option<Vec<u8>>,
-    /// The peer's certificate, and those that lead to its root, as they were sent.
-    pub peer_certificates: Vec<CertificateDer<'static>>,
-}
-
 impl Tls<Client> {
     pub(super) fn client(
         config: Arc<ClientConfig>,
@@ -133,10 +124,12 @@ impl<S: Side> Tls<S> {
             outbound: Vec::new(),
             plain: Vec::new(),
             taken: 0,
+            began: false,
             done: false,
             ended: false,
             finished: false,
             failed: None,
+            asked_name: None,
         }
     }
 
@@ -148,7 +141,34 @@ impl<S: Side> Tls<S> {
             suite: self.connection.negotiated_cipher_suite(),
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
             peer_certificates: certificates.to_vec(),
+            peer: certificates.first().and_then(Certificate::parse),
+            server_name: self.asked_name.clone(),
+            resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
+    }
+
+    /// Changes the key that protects what we send, and asks the peer to change its own: RFC 8446,
+    /// section 4.6.3. TLS 1.3 only. It happens by itself before a key has protected too much.
+    ///
+    /// # Errors
+    ///
+    /// Before the end of the handshake, after our side has ended, and with TLS 1.2.
+    #[doc(alias = "gnutls_session_key_update")]
+    pub fn refresh_keys(&mut self) -> Result<(), TlsError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.finished {
+            return Err(TlsError::Ended);
+        }
+        // What is to be said goes before, with the key of before.
+        self.advance(&mut [], &mut [])?;
+        match S::process(&mut self.connection, &mut []).state? {
+            ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys()?,
+            _ => return Err(rustls::Error::HandshakeNotComplete.into()),
+        }
+        self.advance(&mut [], &mut [])?;
+        Ok(())
     }
 
     /// Works on the wire until there is a record of plain bytes, or no more to do; plain bytes go
@@ -222,7 +242,7 @@ impl<S: Side> Tls<S> {
 
     /// Remembers the error, and has the peer told.
     fn fail(&mut self, error: rustls::Error) -> TlsError {
-        let error = TlsError::Protocol(error);
+        let error = TlsError::from(error);
         if self.failed.replace(error.clone()).is_none() {
             // The alert waits in the connection.
             let _ = self.collect_alert();
@@ -401,7 +421,27 @@ impl<S: Side> Handshake for Tls<S> {
         if self.done {
             return Ok(0);
         }
-        Ok(self.advance(wire, &mut [])?.consumed)
+        if !self.began {
+            match is_tls(wire) {
+                Some(true) => self.began = true,
+                Some(false) => {
+                    let sent = wire[..wire.len().min(QUOTED_BYTES)].to_vec();
+                    // The alert that the protocol has for it, and the words that help.
+                    let _ = self.advance(wire, &mut []);
+                    let error = TlsError::NotTls(sent);
+                    self.failed = Some(error.clone());
+                    return Err(error);
+                }
+                None => {}
+            }
+        }
+        // Forget what another connection left behind.
+        drop(take_asked_name());
+        let result = self.advance(wire, &mut []);
+        if let Some(name) = take_asked_name() {
+            self.asked_name = Some(name);
+        }
+        Ok(result?.consumed)
     }
 
     fn limit_bytes(&self) -> usize {
@@ -438,6 +478,21 @@ fn has_record(wire: &[u8]) -> bool {
         _ => false,
     }
 }
+
+/// Whether the header of a record of a handshake, or an alert, is at the front of the wire (RFC
+/// 8446, section 5.1; the versions of the past have 3 in front, too); `None` when it is too early
+/// to tell.
+fn is_tls(wire: &[u8]) -> Option<bool> {
+    match wire {
+        [] => None,
+        [20..=23] => None,
+        [20..=23, major, ..] => Some(*major == 3),
+        _ => Some(false),
+    }
+}
+
+/// How much of what is no TLS is shown.
+const QUOTED_BYTES: usize = 40;
 
 /// The plain bytes of a full record: RFC 8446, section 5.1.
 const RECORD_BYTES: usize = 16 * 1024;

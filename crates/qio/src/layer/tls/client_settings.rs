@@ -1,0 +1,251 @@
+//! The settings of a client.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
+use rustls::{ClientConfig, KeyLogFile};
+
+use super::directory::Directory;
+use super::identity::ClientIdentities;
+use super::reload::Reloadable;
+use super::settings::{Common, provider, unsupported};
+use super::trust::ServerCheck;
+use super::{Authorization, Fingerprint, Identity, Trust, Version};
+use crate::error::{Error, Result};
+
+/// What a client of TLS believes and shows: [`build`](Self::build) makes of it what
+/// [`client`](super::client) takes.
+///
+/// By default: servers are verified against the roots of the system, TLS 1.2 and 1.3, the name of
+/// the server is sent (SNI), sessions are resumed, and the client shows no certificate.
+///
+/// A server's certificate must name the host in subjectAltName: the common name (CN) is not
+/// looked at, unlike in QEMU with GnuTLS.
+///
+/// ```no_run
+/// use qio::layer::tls::ClientSettings;
+///
+/// let settings = ClientSettings::new().ca_file("/etc/qio/ca-cert.pem").alpn(["nbd"]);
+/// let name = settings.server_name(Some("disks.example"))?;
+/// let config = settings.build()?;
+/// # Ok::<(), qio::Error>(())
+/// ```
+#[doc(alias = "tls-creds-x509")]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientSettings {
+    common: Common,
+    directory: Option<Directory>,
+    name: Option<String>,
+    sends_name: bool,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self { common: Common::default(), directory: None, name: None, sends_name: true }
+    }
+}
+
+impl ClientSettings {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whose certificates are believed; [`Trust::System`] by default.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.common.trust = Some(trust);
+        self
+    }
+
+    /// Believes who is signed by a certificate in this file (PEM, any number in it), and nobody
+    /// else; the same as [`Trust::Files`] with one file.
+    #[must_use]
+    pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
+        self.trust(Trust::Files(vec![path.into()]))
+    }
+
+    /// Believes this certificate, whatever it says, beside others that are pinned.
+    #[must_use]
+    pub fn pin(mut self, fingerprint: Fingerprint) -> Self {
+        match &mut self.common.trust {
+            Some(Trust::Pinned(pins)) => pins.push(fingerprint),
+            trust => *trust = Some(Trust::Pinned(vec![fingerprint])),
+        }
+        self
+    }
+
+    /// Adds a file with lists of revoked certificates (CRL, PEM). Certificates of authorities
+    /// without a list are accepted; a list that is out of date revokes all of its authority.
+    #[must_use]
+    pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.common.crl_files.push(path.into());
+        self
+    }
+
+    /// Takes certificates from a directory in QEMU's layout (`-object tls-creds-x509,dir=`):
+    /// `ca-cert.pem` for whom to believe, unless [`trust`](Self::trust) says otherwise;
+    /// `ca-crl.pem` if it exists; and if they exist `client-cert.pem` with `client-key.pem`, then
+    /// `client-cert-0.pem` with `client-key-0.pem` and so on.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(Directory(path.into()));
+        self
+    }
+
+    /// Adds an identity. Of several, the first is shown that the server's authorities have
+    /// signed, else the first whose key fits; none by default.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.common.identities.push(identity);
+        self
+    }
+
+    /// Which of the servers with a good certificate are let in; all of them by default.
+    #[must_use]
+    pub fn authorization(mut self, rules: Authorization) -> Self {
+        self.common.authorization = Some(rules);
+        self
+    }
+
+    /// The protocols to offer (ALPN, RFC 7301), the preferred one first; none by default.
+    /// A server that speaks none of them refuses.
+    #[must_use]
+    pub fn alpn<T: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = T>) -> Self {
+        self.common.alpn = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The lowest version; TLS 1.2 by default.
+    #[must_use]
+    pub fn min_version(mut self, version: Version) -> Self {
+        self.common.min_version = version;
+        self
+    }
+
+    /// The highest version; TLS 1.3 by default.
+    #[must_use]
+    pub fn max_version(mut self, version: Version) -> Self {
+        self.common.max_version = version;
+        self
+    }
+
+    /// Whether later connections continue earlier sessions, which saves signatures and round trips
+    /// of certificates; on by default. What was checked when a session began is not checked again
+    /// when it goes on.
+    #[must_use]
+    pub fn resumption(mut self, resumes: bool) -> Self {
+        self.common.resumes = resumes;
+        self
+    }
+
+    /// Whether the keys of every session are appended to the file that the environment variable
+    /// `SSLKEYLOGFILE` names, for Wireshark: **who reads the file reads the connections**. Off by
+    /// default, whatever the environment says.
+    #[must_use]
+    pub fn key_log(mut self, logs: bool) -> Self {
+        self.common.logs_keys = logs;
+        self
+    }
+
+    /// The name, or IP address, that the server's certificate must have, where that is not the one
+    /// that is connected to.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Whether the server is told its name (SNI, RFC 6066, section 3); yes by default. An IP
+    /// address is never sent.
+    #[must_use]
+    pub fn sni(mut self, sends: bool) -> Self {
+        self.sends_name = sends;
+        self
+    }
+
+    /// What to give [`client`](super::client) as the name: the one of the settings, else that of
+    /// the `host` that is connected to.
+    ///
+    /// Where no name is checked and none is known, it is an address that stands for none.
+    ///
+    /// # Errors
+    ///
+    /// Of class `Usage`, for what is neither a name nor an address, and when a name must be checked
+    /// and none is known.
+    pub fn server_name(&self, host: Option<&str>) -> Result<ServerName<'static>> {
+        match self.name.as_deref().or(host) {
+            Some(name) => {
+                let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+                // A scope is of this machine, and in no certificate.
+                let bare = bare.unwrap_or(name).split('%').next().unwrap_or(name);
+                ServerName::try_from(bare.to_owned()).map_err(|_| {
+                    let reason = "neither the name of a host nor an IP address";
+                    Error::usage("verify", format!("server {name}"), reason)
+                })
+            }
+            None if !self.trusts().checks_names() => {
+                Ok(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))))
+            }
+            None => {
+                let reason = "there is no name that its certificate must have";
+                Err(Error::usage("verify", "server", reason).hint("give the name of the server"))
+            }
+        }
+    }
+
+    /// Reads all files, and makes a configuration for any number of connections.
+    ///
+    /// # Errors
+    ///
+    /// Of class `Open` for files that cannot be read, and `Usage` for what is wrong in them; the
+    /// file is named.
+    pub fn build(&self) -> Result<Arc<ClientConfig>> {
+        let common = &self.common;
+        let mut crl_files = common.crl_files.clone();
+        let mut identities = common.identities.clone();
+        if let Some(directory) = &self.directory {
+            crl_files.extend(directory.revocations());
+            identities.append(&mut directory.identities("client")?);
+        }
+        let provider = provider();
+        let check =
+            ServerCheck::new(&self.trusts(), &crl_files, common.authorization.clone(), &provider)?;
+        let identities: Result<_> =
+            identities.iter().map(|identity| identity.load(&provider)).collect();
+        common.check_alpn()?;
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&common.versions()?)
+            .map_err(unsupported)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(check))
+            .with_client_cert_resolver(Arc::new(ClientIdentities(identities?)));
+        config.alpn_protocols.clone_from(&common.alpn);
+        config.enable_sni = self.sends_name;
+        if !common.resumes {
+            config.resumption = Resumption::disabled();
+        }
+        if common.logs_keys {
+            config.key_log = Arc::new(KeyLogFile::new());
+        }
+        Ok(Arc::new(config))
+    }
+
+    /// Builds a configuration that can be made anew from the same files.
+    ///
+    /// # Errors
+    ///
+    /// As of [`build`](Self::build).
+    pub fn reloadable(self) -> Result<Reloadable<ClientConfig>> {
+        Reloadable::new(move || self.build())
+    }
+
+    fn trusts(&self) -> Trust {
+        let directory = self.directory.as_ref();
+        let there = || directory.map(|directory| Trust::Files(vec![directory.authority()]));
+        self.common.trust.clone().or_else(there).unwrap_or_default()
+    }
+}

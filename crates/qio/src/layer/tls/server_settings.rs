@@ -1,0 +1,260 @@
+//! The settings of a server.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::crypto::ring::Ticketer;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{KeyLogFile, ServerConfig};
+
+use super::directory::Directory;
+use super::identity::ServerIdentities;
+use super::reload::Reloadable;
+use super::settings::{Common, provider, unsupported};
+use super::trust::ClientCheck;
+use super::{Authorization, Fingerprint, Identity, Trust, Version};
+use crate::error::{Error, Result};
+
+/// What a server of TLS shows and believes: [`build`](Self::build) makes of it what
+/// [`server`](super::server) takes.
+///
+/// By default: TLS 1.2 and 1.3, sessions are resumed, and clients are not asked for certificates.
+/// An identity must be given.
+///
+/// ```no_run
+/// use qio::layer::tls::{ClientCertificates, Identity, ServerSettings};
+///
+/// let config = ServerSettings::new()
+///     .identity(Identity::files("server-cert.pem", "server-key.pem"))
+///     .ca_file("clients-ca.pem")
+///     .client_certificates(ClientCertificates::Required)
+///     .build()?;
+/// # Ok::<(), qio::Error>(())
+/// ```
+#[doc(alias = "tls-creds-x509")]
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ServerSettings {
+    common: Common,
+    directory: Option<Directory>,
+    client_certificates: Option<ClientCertificates>,
+}
+
+/// Whether clients have to say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClientCertificates {
+    /// They are not asked.
+    Off,
+    /// They are asked, and may have none; one that is shown must be good.
+    Optional,
+    /// Who has none is refused.
+    #[doc(alias = "verify-peer")]
+    Required,
+}
+
+impl ServerSettings {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whose certificates are believed of clients; without a default, as long as
+    /// [`client_certificates`](Self::client_certificates) are not off.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.common.trust = Some(trust);
+        self
+    }
+
+    /// Believes who is signed by a certificate in this file (PEM, any number in it), and nobody
+    /// else; the same as [`Trust::Files`] with one file.
+    #[must_use]
+    pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
+        self.trust(Trust::Files(vec![path.into()]))
+    }
+
+    /// Believes this certificate, whatever it says, beside others that are pinned.
+    #[must_use]
+    pub fn pin(mut self, fingerprint: Fingerprint) -> Self {
+        match &mut self.common.trust {
+            Some(Trust::Pinned(pins)) => pins.push(fingerprint),
+            trust => *trust = Some(Trust::Pinned(vec![fingerprint])),
+        }
+        self
+    }
+
+    /// Adds a file with lists of revoked certificates (CRL, PEM). Certificates of authorities
+    /// without a list are accepted; a list that is out of date revokes all of its authority.
+    #[must_use]
+    pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.common.crl_files.push(path.into());
+        self
+    }
+
+    /// Takes certificates from a directory in QEMU's layout (`-object tls-creds-x509,dir=`):
+    /// `server-cert.pem` with `server-key.pem`, then if they exist `server-cert-0.pem` with
+    /// `server-key-0.pem` and so on; `ca-cert.pem` for whom to believe, unless
+    /// [`trust`](Self::trust) says otherwise; and `ca-crl.pem` if it exists.
+    ///
+    /// As with QEMU, clients must have a certificate then, unless
+    /// [`client_certificates`](Self::client_certificates) says otherwise.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(Directory(path.into()));
+        self
+    }
+
+    /// Adds an identity. Of several, the one is shown that has the name which the client asks
+    /// for (SNI), else the first.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.common.identities.push(identity);
+        self
+    }
+
+    /// Which of the clients with a good certificate are let in; all of them by default.
+    /// Clients without a certificate are refused where the rules
+    /// [`deny_others`](Authorization::deny_others).
+    #[must_use]
+    pub fn authorization(mut self, rules: Authorization) -> Self {
+        self.common.authorization = Some(rules);
+        self
+    }
+
+    /// The protocols to offer (ALPN, RFC 7301), the preferred one first; none by default.
+    /// A client that offers some, but none of these, is refused; one that offers none is not.
+    #[must_use]
+    pub fn alpn<T: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = T>) -> Self {
+        self.common.alpn = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The lowest version; TLS 1.2 by default.
+    #[must_use]
+    pub fn min_version(mut self, version: Version) -> Self {
+        self.common.min_version = version;
+        self
+    }
+
+    /// The highest version; TLS 1.3 by default.
+    #[must_use]
+    pub fn max_version(mut self, version: Version) -> Self {
+        self.common.max_version = version;
+        self
+    }
+
+    /// Whether later connections continue earlier sessions, which saves signatures and round trips
+    /// of certificates; on by default. What was checked when a session began is not checked again
+    /// when it goes on. Tickets are
+    /// sealed with a key of this configuration, which changes every few hours and at every reload.
+    #[must_use]
+    pub fn resumption(mut self, resumes: bool) -> Self {
+        self.common.resumes = resumes;
+        self
+    }
+
+    /// Whether the keys of every session are appended to the file that the environment variable
+    /// `SSLKEYLOGFILE` names, for Wireshark: **who reads the file reads the connections**. Off by
+    /// default, whatever the environment says.
+    #[must_use]
+    pub fn key_log(mut self, logs: bool) -> Self {
+        self.common.logs_keys = logs;
+        self
+    }
+
+    /// Whether clients must show a certificate; required with a
+    /// [`directory`](Self::directory), off without.
+    #[must_use]
+    pub fn client_certificates(mut self, ask: ClientCertificates) -> Self {
+        self.client_certificates = Some(ask);
+        self
+    }
+
+    /// Reads all files, and makes a configuration for any number of connections.
+    ///
+    /// # Errors
+    ///
+    /// Of class `Open` for files that cannot be read, and `Usage` for what is wrong in them, where
+    /// the file is named, and for settings that contradict each other.
+    pub fn build(&self) -> Result<Arc<ServerConfig>> {
+        let common = &self.common;
+        let mut trust = common.trust.clone();
+        let mut crl_files = common.crl_files.clone();
+        let mut identities = common.identities.clone();
+        let ask = match (self.client_certificates, &self.directory) {
+            (Some(ask), _) => ask,
+            (None, Some(_)) => ClientCertificates::Required,
+            (None, None) => ClientCertificates::Off,
+        };
+        if let Some(directory) = &self.directory {
+            trust = trust.or_else(|| Some(Trust::Files(vec![directory.authority()])));
+            crl_files.extend(directory.revocations());
+            identities.append(&mut directory.identities("server")?);
+        }
+        if identities.is_empty() {
+            let error = refuse("a server needs a certificate and its key");
+            return Err(match &self.directory {
+                None => error,
+                Some(Directory(path)) => {
+                    error.hint(format!("{} has no server-cert.pem", path.display()))
+                }
+            });
+        }
+        let provider = provider();
+        let is_asked = ask != ClientCertificates::Off;
+        let verifier = match (is_asked, trust, &common.authorization) {
+            (true, Some(trust), rules) => {
+                let keeps_others_out = rules.as_ref().is_some_and(|rules| !rules.allows_others());
+                let is_mandatory = ask == ClientCertificates::Required || keeps_others_out;
+                let rules = rules.clone();
+                Arc::new(ClientCheck::new(&trust, &crl_files, rules, is_mandatory, &provider)?)
+            }
+            (true, None, _) => {
+                let error = refuse("clients are asked for certificates, but whose are believed?");
+                return Err(error.hint("name the certificate of the authority that signs them"));
+            }
+            (false, _, Some(_)) => {
+                let reason = "there are rules about clients, who are not asked for certificates";
+                return Err(refuse(reason).hint("require certificates from clients"));
+            }
+            (false, Some(_), None) if self.directory.is_none() => {
+                let reason = "it is said which clients are believed, but they are not asked";
+                return Err(refuse(reason).hint("require certificates from clients"));
+            }
+            (false, ..) => WebPkiClientVerifier::no_client_auth(),
+        };
+        let identities: Result<_> =
+            identities.iter().map(|identity| identity.load(&provider)).collect();
+        common.check_alpn()?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&common.versions()?)
+            .map_err(unsupported)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(ServerIdentities(identities?)));
+        config.alpn_protocols.clone_from(&common.alpn);
+        if common.resumes {
+            config.ticketer = Ticketer::new().map_err(unsupported)?;
+        } else {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        if common.logs_keys {
+            config.key_log = Arc::new(KeyLogFile::new());
+        }
+        Ok(Arc::new(config))
+    }
+
+    /// Builds a configuration that can be made anew from the same files.
+    ///
+    /// # Errors
+    ///
+    /// As of [`build`](Self::build).
+    pub fn reloadable(self) -> Result<Reloadable<ServerConfig>> {
+        Reloadable::new(move || self.build())
+    }
+}
+
+fn refuse(reason: &'static str) -> Error {
+    Error::usage("configure", "TLS server", reason)
+}

@@ -1,0 +1,1 @@
+//! Sessions of TLS over real channels.
