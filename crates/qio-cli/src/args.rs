@@ -10,6 +10,7 @@ use qio::Address;
 use qio::net::Network;
 
 use crate::admission;
+use crate::exit::Failure;
 
 /// Connects any address to any address.
 #[derive(Debug, Parser)]
@@ -230,6 +231,28 @@ pub(crate) struct HandshakeArgs {
     /// Close clients whose TLS and WebSocket handshakes take longer than TIME
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) handshake_timeout: Duration,
+    /// Make a certificate in memory for tls, and print the address with its pin for clients
+    #[arg(long)]
+    pub(crate) self_signed: bool,
+}
+
+impl HandshakeArgs {
+    /// Has the addresses that are listened on make their certificates, if that is asked for.
+    pub(crate) fn apply<const N: usize>(self, addresses: [&mut Address; N]) -> Result<(), Failure> {
+        if !self.self_signed {
+            return Ok(());
+        }
+        let mut applied = false;
+        for address in addresses.into_iter().filter(|address| address.is_listening()) {
+            if let Ok(with_it) = address.clone().with_option("tls.self-signed", "on") {
+                (*address, applied) = (with_it, true);
+            }
+        }
+        match applied {
+            true => Ok(()),
+            false => Err(Failure::usage("--self-signed: nothing is listened on with tls+")),
+        }
+    }
 }
 
 impl AdmissionArgs {

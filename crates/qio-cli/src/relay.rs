@@ -40,7 +40,7 @@ const REJOIN_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(
-    args: RelayArgs,
+    mut args: RelayArgs,
     inherited: Inherited,
     service: Arc<Service>,
 ) -> Result<(), Failure> {
@@ -51,6 +51,7 @@ pub(crate) async fn run(
         signals = signals.reloading().map_err(|error| Failure::io("signals", &error))?;
     }
     let (cut, cut_flag) = flag::channel(Cut::No);
+    args.handshakes.apply([&mut args.left, &mut args.right])?;
     for address in [&args.left, &args.right] {
         // What would fail for each client is found out now.
         inherited.check(address)?;
@@ -114,7 +115,8 @@ pub(crate) fn listen(
     let listener = qio::net::listen(address, &options)?;
     admission::check_open(admission, address, &listener)?;
     for local in listener.local_addresses() {
-        let surprising = address.leaves_choice();
+        // Nobody knows the pin of a certificate that was made just now.
+        let surprising = address.leaves_choice() || address.is_self_signed();
         report.listening(&local.to_string(), surprising);
     }
     Ok(listener)

@@ -98,7 +98,7 @@ pub(crate) async fn connect(
 }
 
 pub(crate) async fn listen_once(
-    args: ListenArgs,
+    mut args: ListenArgs,
     inherited: Inherited,
     service: Arc<Service>,
 ) -> Result<(), Failure> {
@@ -106,6 +106,7 @@ pub(crate) async fn listen_once(
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
     service.show(&report);
+    args.handshakes.apply([&mut args.address])?;
     admission::check(&args.admission, &[&args.address])?;
     let listener = listen(&args.address, &inherited, &args.admission, args.handshakes, &report)?;
     service.ready();

@@ -5,11 +5,14 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Running, dial, noise, qio, run, serve};
+use common::{PATIENCE, Running, dial, is_installed, noise, qio, run, serve};
+use qio::ChannelExt;
+use qio::layer::tls::{Fingerprint, Identity};
 
 /// Answers a request, 0.2 s after its end, with as many bytes as fit in no buffer.
 fn thoughtful(mut client: TcpStream) {
@@ -208,4 +211,124 @@ fn connections_that_are_cut_get_a_close_frame() {
     client.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"\x88\x02\x03\xe9", "going away");
     assert_eq!(relay.wait(), 0);
+}
+
+#[test]
+fn the_whole_reply_arrives_through_tls_after_the_end_of_the_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let unix = format!("listen:tls+unix:{}/x?self-signed", folder.path().display());
+    the_reply_arrives_through("listen:tls+tcp://127.0.0.1:0?self-signed", "");
+    the_reply_arrives_through(&unix, "");
+    the_reply_arrives_through("listen:wss://127.0.0.1:0/x?self-signed", "");
+    the_reply_arrives_through("listen:tls+ws+tls+tcp://127.0.0.1:0?self-signed&tls2.self-signed", "");
+}
+
+#[test]
+fn a_certificate_that_was_made_is_believed_by_its_pin_alone() {
+    let (mut relay, address) =
+        Running::relay(&["--self-signed", "listen:tls+tcp://127.0.0.1:0", "echo:"]);
+    let (plain, pin) = address.split_once("?pin=").unwrap();
+    let ask = |address: &str| run(&mut qio(["connect", address]), b"hello");
+    let outcome = ask(&address);
+    assert_eq!((outcome.status, outcome.text()), (0, "hello"), "{outcome:?}");
+    assert_eq!(relay.event("connection")["end"], "finished");
+
+    let wrong = format!("{plain}?pin={}", "ab".repeat(32));
+    let outcome = ask(&wrong);
+    assert_eq!(outcome.status, 6);
+    let text = "tls: the peer's certificate has the fingerprint";
+    assert!(outcome.complaint().starts_with(&format!("connect {wrong}: {text} {pin}")), "{outcome:?}");
+    assert!(relay.event("handshake-failed")["error"].as_str().unwrap().contains("tls: "));
+
+    let outcome = ask(&format!("{plain}?ca=/nowhere/ca.pem"));
+    assert_eq!(outcome.status, 4);
+    assert!(outcome.complaint().contains("/nowhere/ca.pem"), "{outcome:?}");
+    let outcome = ask(&format!("{plain}?verify=off"));
+    assert_eq!((outcome.status, outcome.text()), (0, "hello"), "{outcome:?}");
+
+    let outcome = run(&mut qio(["relay", "listen:tls+tcp://127.0.0.1:0", "echo:"]), b"");
+    assert_eq!(outcome.status, 2);
+    assert!(outcome.complaint().contains("a server needs a certificate"), "{outcome:?}");
+    let outcome = run(&mut qio(["relay", "--self-signed", "listen:tcp://127.0.0.1:0", "echo:"]), b"");
+    assert_eq!(outcome.status, 2);
+}
+
+#[test]
+fn plain_text_where_tls_is_expected_is_a_failure_of_tls_on_both_sides() {
+    let plain = serve(|mut client| drop(client.write_all(b"SSH-2.0-x\r\n")));
+    let address = format!("tls+{plain}?pin={}", "ab".repeat(32));
+    let outcome = run(&mut qio(["connect", &address]), b"");
+    assert_eq!(outcome.status, 6);
+    assert!(outcome.complaint().starts_with(&format!("connect {address}: tls: ")), "{outcome:?}");
+
+    let (mut relay, address) =
+        Running::relay(&["listen:tls+tcp://127.0.0.1:0?self-signed", "echo:"]);
+    let host = address.strip_prefix("tls+").unwrap().split('?').next().unwrap();
+    let mut client = dial(host);
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    client.read_to_end(&mut Vec::new()).unwrap();
+    assert!(relay.event("handshake-failed")["error"].as_str().unwrap().starts_with("tls: "));
+}
+
+#[test]
+fn openssl_is_served_and_serves() {
+    if !is_installed("openssl") {
+        eprintln!("skipped: there is no openssl");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    openssl.args(["-days", "2", "-subj", "/CN=qio", "-addext", "subjectAltName=DNS:localhost"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &cert]);
+    assert_eq!(run(&mut openssl, b"").status, 0);
+
+    let listen = format!("listen:tls+tcp://127.0.0.1:0?cert={cert}&key={key}");
+    let (mut relay, address) = Running::relay(&["--once", &listen, &serve(thoughtful)]);
+    let host = address.strip_prefix("tls+tcp://").unwrap();
+    let mut client = Command::new("openssl");
+    client.args(["s_client", "-quiet", "-verify_return_error", "-verify_hostname", "localhost"]);
+    client.args(["-CAfile", &cert, "-connect", host, "-no_ign_eof"]);
+    let outcome = run(&mut client, b"question");
+    let record = relay.event("connection");
+    assert_eq!(record["sent"], 8, "{outcome:?}");
+
+    let mut server = Command::new("openssl");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    server.args(["s_server", "-rev", "-quiet", "-cert", &cert, "-key", &key, "-accept"]);
+    server.arg(format!("127.0.0.1:{port}")).stdin(Stdio::null()).stdout(Stdio::null());
+    let _server = Running::start(&mut server);
+    let address = format!("tls+tcp://localhost:{port}?ca={cert}&retry=20");
+    let outcome = run(&mut qio(["connect", &address]), b"hello\n");
+    // s_server leaves without close_notify when its client has.
+    assert_eq!(outcome.text(), "olleh\n", "{outcome:?}");
+}
+
+#[test]
+fn a_hang_up_signal_has_certificates_read_again_and_touches_no_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let make = || {
+        let authority = qio_testkit::certs::Authority::new("test");
+        let issued = authority.issue(qio_testkit::certs::Wanted::new("host", &["localhost"]));
+        std::fs::write(&cert, &issued.certificate).unwrap();
+        std::fs::write(&key, &issued.key).unwrap();
+        Identity::files(&cert, &key).certificate().unwrap().fingerprint
+    };
+    let first = make();
+    let listen = format!("listen:tls+tcp://127.0.0.1:0?cert={}&key={}", cert.display(), key.display());
+    let (mut relay, address) = Running::relay(&["-v", &listen, "echo:"]);
+    let connect = |pin: Fingerprint| {
+        let address = format!("{address}?pin={pin}").parse().unwrap();
+        qio::net::connect(&address, &qio::net::ConnectOptions::new())
+    };
+    let old = connect(first).unwrap();
+    let second = make();
+    relay.signal(rustix::process::Signal::HUP);
+    while !relay.event("note")["message"].as_str().unwrap().contains("read again") {}
+    connect(second).unwrap();
+    assert_eq!(connect(first).unwrap_err().class(), qio::error::Class::Tls);
+    old.write_all(b"still here").unwrap();
+    old.read_exact(&mut [0; 10]).unwrap();
 }

@@ -56,8 +56,6 @@ pub enum Class {
     Tls,
     /// An open channel failed.
     Io,
-    /// A TLS handshake failed, or the peer is not who may be let in.
-    Tls,
     /// The peer did not let us in, or was not let in: a password, an origin (HTTP 401 and 403).
     Denied,
     /// The peer broke a protocol, does not speak it, or answered with a refusal in its terms.

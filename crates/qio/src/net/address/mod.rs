@@ -255,6 +255,12 @@ impl Address {
         !self.layers.is_empty()
     }
 
+    /// Whether a listener on this address makes its certificate: then only
+    /// [`Listener::local_addresses`](super::Listener::local_addresses) tells whom to trust.
+    pub fn is_self_signed(&self) -> bool {
+        (0..self.layers.len()).any(|part| self.part(part).switch("self-signed"))
+    }
+
     /// The TCP port, if the address has one.
     pub fn port(&self) -> Option<u16> {
         match (self.scheme.name == tcp::SCHEME.name, self.target.get(1)) {

@@ -108,6 +108,10 @@ impl Climb {
         }
         let level = &self.stack.levels[self.level];
         let failed = Error::new(class(&error), self.attempt, &self.subject);
+        let failed = match hint(&error) {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        };
         match says_its_name(&error) && level.is_first {
             true => failed.because(error),
             false => failed.because(OfLayer { layer: level.name.clone(), cause: error }),
@@ -173,12 +177,11 @@ impl fmt::Debug for Climb {
 
 /// The kind of failure that the error of a handshake is.
 fn class(error: &io::Error) -> Class {
-    let cause = error.get_ref();
     #[cfg(feature = "tls")]
-    if cause.is_some_and(|cause| cause.is::<crate::layer::tls::TlsError>()) {
+    if crate::layer::tls::TlsError::find(error).is_some() {
         return Class::Tls;
     }
-    match cause.and_then(|cause| cause.downcast_ref()) {
+    match error.get_ref().and_then(|cause| cause.downcast_ref()) {
         Some(HandshakeError::Status { code: 401 | 403, .. }) => Class::Denied,
         Some(HandshakeError::Refused(refusal)) if matches!(refusal.status(), 401 | 403) => {
             Class::Denied
@@ -187,6 +190,17 @@ fn class(error: &io::Error) -> Class {
         None if error.kind() == io::ErrorKind::TimedOut => Class::Timeout,
         None => Class::Open,
     }
+}
+
+/// What would help.
+#[cfg(feature = "tls")]
+fn hint(error: &io::Error) -> Option<&'static str> {
+    crate::layer::tls::TlsError::find(error)?.hint()
+}
+
+#[cfg(not(feature = "tls"))]
+fn hint(_: &io::Error) -> Option<&'static str> {
+    None
 }
 
 /// Whether the text of the error begins with the protocol it is of.
