@@ -19,8 +19,8 @@ use crate::exit::Failure;
 use crate::report::{Report, counted};
 use crate::service::Service;
 use crate::session::{
-    Closes, Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join, outcome,
-    reached, relay_options, turned_on,
+    Closes, Cut, CutFlag, LIMIT_PAUSE, Opener, child_status, end_child_in_time, gone, join,
+    outcome, reached, relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -58,7 +58,13 @@ pub(crate) async fn run(
     }
     admission::check(&args.admission, &[&args.left, &args.right])?;
     let listener = match args.left.is_listening() {
-        true => Some(Arc::new(listen(&args.left, &inherited, &args.admission, args.handshakes, &report)?)),
+        true => Some(Arc::new(listen(
+            &args.left,
+            &inherited,
+            &args.admission,
+            args.handshakes,
+            &report,
+        )?)),
         false => None,
     };
     let right = RightSide::open(&args, &inherited, &report)?;
@@ -152,7 +158,8 @@ impl RightSide {
         report: &Arc<Report>,
     ) -> Result<Self, Failure> {
         if args.right.is_listening() {
-            let listener = listen(&args.right, inherited, &args.admission, args.handshakes, report)?;
+            let listener =
+                listen(&args.right, inherited, &args.admission, args.handshakes, report)?;
             return Ok(Self::Accept { listener });
         }
         let mut opener = Opener::new(&args.opening, inherited.clone(), report);
@@ -444,7 +451,9 @@ impl Stopper {
         };
         match left.and(right) {
             Ok(()) => self.report.detail("certificates, keys and passwords were read again"),
-            Err(error) => self.report.note(&format!("{}; what was read before stays", error.report())),
+            Err(error) => {
+                self.report.note(&format!("{}; what was read before stays", error.report()))
+            }
         }
     }
 

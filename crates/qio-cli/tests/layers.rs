@@ -140,7 +140,10 @@ fn a_wrong_path_and_a_wrong_password_have_their_statuses() {
     let outcome = ask(address.replace("/chat", "/other"));
     assert_eq!(outcome.status, 7);
     let text = "websocket handshake: the server answered 404 \"Not Found\"";
-    assert_eq!(outcome.complaint(), format!("connect {}: {text}", address.replace("chat", "other")));
+    assert_eq!(
+        outcome.complaint(),
+        format!("connect {}: {text}", address.replace("chat", "other"))
+    );
 
     let outcome = ask(format!("{address}?user=ann&password-file={wrong}"));
     assert_eq!(outcome.status, 6);
@@ -168,9 +171,8 @@ fn a_server_that_never_answers_is_given_up_in_time_with_what_is_missing() {
     let address = format!("ws://{host}");
     let outcome = run(&mut qio(["connect", "--connect-timeout", "200ms", &address]), b"");
     assert_eq!(outcome.status, 5);
-    let text = format!(
-        "connect {address}: timed out (no answer to the websocket handshake within 200ms)"
-    );
+    let text =
+        format!("connect {address}: timed out (no answer to the websocket handshake within 200ms)");
     assert_eq!(outcome.complaint(), text);
 }
 
@@ -220,7 +222,10 @@ fn the_whole_reply_arrives_through_tls_after_the_end_of_the_request() {
     the_reply_arrives_through("listen:tls+tcp://127.0.0.1:0?self-signed", "");
     the_reply_arrives_through(&unix, "");
     the_reply_arrives_through("listen:wss://127.0.0.1:0/x?self-signed", "");
-    the_reply_arrives_through("listen:tls+ws+tls+tcp://127.0.0.1:0?self-signed&tls2.self-signed", "");
+    the_reply_arrives_through(
+        "listen:tls+ws+tls+tcp://127.0.0.1:0?self-signed&tls2.self-signed",
+        "",
+    );
 }
 
 #[test]
@@ -237,7 +242,10 @@ fn a_certificate_that_was_made_is_believed_by_its_pin_alone() {
     let outcome = ask(&wrong);
     assert_eq!(outcome.status, 6);
     let text = "tls: the peer's certificate has the fingerprint";
-    assert!(outcome.complaint().starts_with(&format!("connect {wrong}: {text} {pin}")), "{outcome:?}");
+    assert!(
+        outcome.complaint().starts_with(&format!("connect {wrong}: {text} {pin}")),
+        "{outcome:?}"
+    );
     assert!(relay.event("handshake-failed")["error"].as_str().unwrap().contains("tls: "));
 
     let outcome = ask(&format!("{plain}?ca=/nowhere/ca.pem"));
@@ -249,13 +257,18 @@ fn a_certificate_that_was_made_is_believed_by_its_pin_alone() {
     let outcome = run(&mut qio(["relay", "listen:tls+tcp://127.0.0.1:0", "echo:"]), b"");
     assert_eq!(outcome.status, 2);
     assert!(outcome.complaint().contains("a server needs a certificate"), "{outcome:?}");
-    let outcome = run(&mut qio(["relay", "--self-signed", "listen:tcp://127.0.0.1:0", "echo:"]), b"");
+    let outcome =
+        run(&mut qio(["relay", "--self-signed", "listen:tcp://127.0.0.1:0", "echo:"]), b"");
     assert_eq!(outcome.status, 2);
 }
 
 #[test]
 fn plain_text_where_tls_is_expected_is_a_failure_of_tls_on_both_sides() {
-    let plain = serve(|mut client| drop(client.write_all(b"SSH-2.0-x\r\n")));
+    let plain = serve(|mut client| {
+        // The hello is read, so that closing is no reset.
+        let _ = client.read(&mut [0; 4096]);
+        let _ = client.write_all(b"SSH-2.0-x\r\n");
+    });
     let address = format!("tls+{plain}?pin={}", "ab".repeat(32));
     let outcome = run(&mut qio(["connect", &address]), b"");
     assert_eq!(outcome.status, 6);
@@ -277,9 +290,18 @@ fn openssl_is_served_and_serves() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
+    let [cert, key] =
+        ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
     let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ]);
     openssl.args(["-days", "2", "-subj", "/CN=qio", "-addext", "subjectAltName=DNS:localhost"]);
     openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &cert]);
     assert_eq!(run(&mut openssl, b"").status, 0);
@@ -317,7 +339,8 @@ fn a_hang_up_signal_has_certificates_read_again_and_touches_no_session() {
         Identity::files(&cert, &key).certificate().unwrap().fingerprint
     };
     let first = make();
-    let listen = format!("listen:tls+tcp://127.0.0.1:0?cert={}&key={}", cert.display(), key.display());
+    let listen =
+        format!("listen:tls+tcp://127.0.0.1:0?cert={}&key={}", cert.display(), key.display());
     let (mut relay, address) = Running::relay(&["-v", &listen, "echo:"]);
     let connect = |pin: Fingerprint| {
         let address = format!("{address}?pin={pin}").parse().unwrap();

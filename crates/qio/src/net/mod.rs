@@ -33,7 +33,8 @@ pub use handshake::{Handshake, Handshakes};
 pub use layer::{Layer, layers};
 pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
 pub use options::{
-    ConnectOptions, DEFAULT_PENDING, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions, Observer,
+    ConnectOptions, DEFAULT_PENDING, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions,
+    Observer,
 };
 pub use reconnect::{Backoff, Jitter, Retry, may_pass};
 pub use resolver::{Family, Lookup, Resolve};

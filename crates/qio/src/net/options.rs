@@ -135,7 +135,13 @@ pub struct Inherited {
 impl ConnectOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { timeout: Some(DEFAULT_TIMEOUT), retry: None, inherited: None, cancel: None, prepared: Prepared::default() }
+        Self {
+            timeout: Some(DEFAULT_TIMEOUT),
+            retry: None,
+            inherited: None,
+            cancel: None,
+            prepared: Prepared::default(),
+        }
     }
 
     /// Sets how long an attempt may take; `None` is for ever.

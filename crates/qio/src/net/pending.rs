@@ -95,7 +95,9 @@ impl Pool {
 
     /// Closes all clients that were not handed out.
     pub(super) fn clear(&mut self) {
-        for client in self.pending.drain(..).map(|pending| pending.client).chain(self.done.drain(..)) {
+        for client in
+            self.pending.drain(..).map(|pending| pending.client).chain(self.done.drain(..))
+        {
             // Nobody is left to be told.
             let _ = client.channel.close();
         }

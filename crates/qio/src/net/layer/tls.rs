@@ -39,12 +39,21 @@ pub(super) const LAYER: Layer = Layer {
 };
 
 const OPTIONS: &[OptionInfo] = &[
-    OptionInfo::new("ca", Value::Text("FILE"), "trust these authorities (PEM) [default: the system's]"),
+    OptionInfo::new(
+        "ca",
+        Value::Text("FILE"),
+        "trust these authorities (PEM) [default: the system's]",
+    ),
     OptionInfo::new("pin", Value::Text("SHA256"), "trust the certificate with this fingerprint")
         .repeatable(),
-    OptionInfo::new("cert", Value::Text("FILE"), "our certificate and its chain (PEM)").repeatable(),
-    OptionInfo::new("key", Value::Text("FILE"), "the certificate's key (PEM) [default: in the same file]")
+    OptionInfo::new("cert", Value::Text("FILE"), "our certificate and its chain (PEM)")
         .repeatable(),
+    OptionInfo::new(
+        "key",
+        Value::Text("FILE"),
+        "the certificate's key (PEM) [default: in the same file]",
+    )
+    .repeatable(),
     OptionInfo::new("creds", Value::Text("DIR"), "all of these from a directory in QEMU's layout"),
     OptionInfo::new("crl", Value::Text("FILE"), "revoked certificates (PEM)").repeatable(),
     OptionInfo::new("self-signed", Value::Switch, "make a certificate in memory")
@@ -64,7 +73,8 @@ const OPTIONS: &[OptionInfo] = &[
     .only(Applies::Listen),
     OptionInfo::new("allow", Value::Text("GLOB"), "let in only whose DN or name (DNS:x) fits")
         .repeatable(),
-    OptionInfo::new("deny", Value::Text("GLOB"), "do not let in whose DN or name fits").repeatable(),
+    OptionInfo::new("deny", Value::Text("GLOB"), "do not let in whose DN or name fits")
+        .repeatable(),
     OptionInfo::new("alpn", Value::Text("NAME"), "a protocol of the application, the best first")
         .repeatable(),
     OptionInfo::new("min", Value::Choice(&["1.2", "1.3"]), "the lowest version").default("1.2"),
@@ -81,7 +91,9 @@ fn check(part: &Part<'_>) -> std::result::Result<(), Refusal> {
         Role::Connect if part.is_given("name") && part.is_given("sni") => {
             Err(Refusal::new("\"name\" and \"sni\" say the same thing twice"))
         }
-        Role::Connect if !part.switch("verify") && (part.is_given("ca") || part.is_given("pin")) => {
+        Role::Connect
+            if !part.switch("verify") && (part.is_given("ca") || part.is_given("pin")) =>
+        {
             Err(Refusal::new("\"verify=off\" contradicts \"ca\" and \"pin\""))
         }
         Role::Connect => server_name(part, &client(part)?).map(drop),

@@ -39,8 +39,12 @@ const OPTIONS: &[OptionInfo] = &[
         Value::Text("/PATH"),
         "what is asked for, or must be asked for; behind a host it is written host:port/path",
     ),
-    OptionInfo::new("host", Value::Text("HOST"), "the host that is asked for [default: that of the address]")
-        .only(Applies::Connect),
+    OptionInfo::new(
+        "host",
+        Value::Text("HOST"),
+        "the host that is asked for [default: that of the address]",
+    )
+    .only(Applies::Connect),
     OptionInfo::new(
         "origin",
         Value::Text("ORIGIN"),
@@ -235,7 +239,8 @@ fn is_loopback(part: &Part<'_>) -> bool {
 fn escaped(path: &[u8]) -> String {
     let mut text = String::new();
     for (at, &byte) in path.iter().enumerate() {
-        let is_escape = || path.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+        let is_escape =
+            || path.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
         let passes = match byte {
             b'%' => is_escape(),
             b'#' => false,
@@ -266,7 +271,10 @@ const PASSWORD_BYTES: u64 = 1024;
 
 fn unreadable(part: &Part<'_>, file: &Path, error: io::Error) -> Error {
     let attempt = if part.role() == Role::Listen { "listen" } else { "connect" };
-    let error = io::Error::new(error.kind(), format!("{}: {}", file.display(), crate::error::plain(&error)));
+    let error = io::Error::new(
+        error.kind(),
+        format!("{}: {}", file.display(), crate::error::plain(&error)),
+    );
     Error::new(Class::Open, attempt, part.address()).because(error)
 }
 
@@ -304,7 +312,9 @@ mod tests {
             let address: Address = text.parse().unwrap();
             server(&address.part(0)).origins
         };
-        for text in ["listen:ws://:1", "listen:ws://localhost:1", "listen:wss://[::1]:1?tls.self-signed"] {
+        for text in
+            ["listen:ws://:1", "listen:ws://localhost:1", "listen:wss://[::1]:1?tls.self-signed"]
+        {
             assert_eq!(origins(text), Origins::Loopback, "{text}");
         }
         for text in ["listen:ws://0.0.0.0:1", "listen:ws+unix:/x"] {
