@@ -203,8 +203,6 @@ impl Error for Denied {}
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::time::SystemTime;
 
     use super::super::AltName;

@@ -199,8 +199,6 @@ fn escape(value: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use rcgen::{CertificateParams, DnType, DnValue, KeyPair};
 
     use super::*;

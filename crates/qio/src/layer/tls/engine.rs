@@ -9,7 +9,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
+    ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
 };
 use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
 
@@ -19,11 +19,16 @@ use super::{Certificate, Facts, TlsError};
 /// One side of a TLS connection: the handshake first, and the engine after it.
 ///
 /// Memory: the plain bytes of one record (16 KiB), while its reader has not taken them all;
-/// handshake messages on their way out. Nothing while idle, beside the keys.
+/// handshake messages on their way out; parts of a message of the protocol's own, until the rest
+/// comes. Nothing while idle, beside the keys.
 pub struct Tls<S: Side> {
     connection: S::Connection,
     /// Records of the protocol's own that wait to go out.
     outbound: Vec<u8>,
+    /// Records of the wire that rustls has looked at, but wants to see again at every call: parts of
+    /// a handshake message whose rest has not come (RFC 8446, section 5.1), then what has come
+    /// behind them of the next record. rustls panics where they are missing.
+    held: Vec<u8>,
     /// The rest of a record that was larger than the reader's buffer.
     plain: Vec<u8>,
     taken: usize,
@@ -122,6 +127,7 @@ impl<S: Side> Tls<S> {
         Self {
             connection,
             outbound: Vec::new(),
+            held: Vec::new(),
             plain: Vec::new(),
             taken: 0,
             began: false,
@@ -162,12 +168,12 @@ impl<S: Side> Tls<S> {
             return Err(TlsError::Ended);
         }
         // What is to be said goes before, with the key of before.
-        self.advance(&mut [], &mut [])?;
-        match S::process(&mut self.connection, &mut []).state? {
+        self.advance_held(&mut [])?;
+        match S::process(&mut self.connection, &mut self.held).state? {
             ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys()?,
             _ => return Err(rustls::Error::HandshakeNotComplete.into()),
         }
-        self.advance(&mut [], &mut [])?;
+        self.advance_held(&mut [])?;
         Ok(())
     }
 
@@ -201,18 +207,7 @@ impl<S: Side> Tls<S> {
                     return Ok(done);
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let start = self.outbound.len();
-                    let mut size = 0;
-                    loop {
-                        self.outbound.resize(start + size, 0);
-                        match data.encode(&mut self.outbound[start..]) {
-                            Ok(count) => break self.outbound.truncate(start + count),
-                            Err(EncodeError::InsufficientSize(needed)) => {
-                                size = needed.required_size;
-                            }
-                            Err(EncodeError::AlreadyEncoded) => break,
-                        }
-                    }
+                    encode(&mut data, &mut self.outbound);
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
@@ -234,10 +229,49 @@ impl<S: Side> Tls<S> {
                     let text = "a state of the protocol that nobody asked for";
                     return Err(self.fail(rustls::Error::General(text.into())));
                 }
-                Err(error) => return Err(self.fail(error)),
+                Err(error) => {
+                    return Err(self.fail(error));
+                }
             }
             done.consumed += discard;
         }
+    }
+
+    /// The same with what is held.
+    fn advance_held(&mut self, plain: &mut [u8]) -> Result<Progress, TlsError> {
+        let mut held = std::mem::take(&mut self.held);
+        let result = self.advance(&mut held, plain);
+        if let Ok(moved) = &result
+            && !held.is_empty()
+        {
+            held.drain(..moved.consumed);
+            if !held.is_empty() {
+                self.held = held;
+            }
+        }
+        result
+    }
+
+    /// Holds more of the wire, to the end of the next record and not further, and gives how much.
+    fn hold(&mut self, wire: &[u8]) -> Result<usize, TlsError> {
+        let start = whole_records(&self.held);
+        let mut taken = 0;
+        loop {
+            let partial = self.held.len() - start;
+            let size = record_size(&self.held[start..]).unwrap_or(HEADER_BYTES);
+            // First the header, then what it announces.
+            let more = (size - partial).min(wire.len() - taken);
+            if more == 0 {
+                break;
+            }
+            self.held.extend_from_slice(&wire[taken..][..more]);
+            taken += more;
+        }
+        if self.held.len() > INBOUND_BYTES {
+            let text = "the peer sends a message in more parts than there is room for";
+            return Err(self.fail(rustls::Error::General(text.into())));
+        }
+        Ok(taken)
     }
 
     /// Remembers the error, and has the peer told.
@@ -245,23 +279,20 @@ impl<S: Side> Tls<S> {
         let error = TlsError::from(error);
         if self.failed.replace(error.clone()).is_none() {
             // The alert waits in the connection.
-            let _ = self.collect_alert();
+            self.collect_alert();
         }
         error
     }
 
-    fn collect_alert(&mut self) -> Result<(), EncodeError> {
-        loop {
+    /// Only what waits already: rustls must not look at the wire again, which it would find as
+    /// faulty as before.
+    fn collect_alert(&mut self) {
+        while self.connection.wants_write() {
             match S::process(&mut self.connection, &mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let start = self.outbound.len();
-                    self.outbound.resize(start + ALERT_BYTES, 0);
-                    let count = data.encode(&mut self.outbound[start..]);
-                    self.outbound.truncate(start + *count.as_ref().unwrap_or(&0));
-                    count?;
+                    encode(&mut data, &mut self.outbound);
                 }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return Ok(()),
+                _ => return,
             }
         }
     }
@@ -308,16 +339,37 @@ impl<S: Side> Engine for Tls<S> {
                 return if done.produced > 0 { Ok(done) } else { Err(error.clone()) };
             }
             let rest = &mut wire[done.consumed..];
-            if !has_record(rest) {
+            let room = &mut plain[done.produced..];
+            let moved = if !self.held.is_empty() {
+                match self.advance_held(room) {
+                    // More is needed.
+                    Ok(Progress { consumed: 0, produced: 0 }) => match self.hold(rest)? {
+                        0 => break,
+                        consumed => {
+                            done.consumed += consumed;
+                            continue;
+                        }
+                    },
+                    Ok(moved) => Ok(Progress { consumed: 0, ..moved }),
+                    Err(error) => Err(error),
+                }
+            } else if has_record(rest) {
+                match self.advance(rest, room) {
+                    // A part of a message.
+                    Ok(Progress { consumed: 0, produced: 0 }) if !self.ended => {
+                        let size = whole_records(rest);
+                        self.held.extend_from_slice(&rest[..size]);
+                        Ok(Progress { consumed: size, produced: 0 })
+                    }
+                    moved => moved,
+                }
+            } else {
                 break;
-            }
-            match self.advance(rest, &mut plain[done.produced..]) {
+            };
+            match moved {
                 Ok(moved) => {
                     done.consumed += moved.consumed;
                     done.produced += moved.produced;
-                    if moved == Progress::default() {
-                        break;
-                    }
                 }
                 // What came before is delivered first.
                 Err(_) if done.produced > 0 => break,
@@ -369,14 +421,14 @@ impl<S: Side> Engine for Tls<S> {
             }
             let rest = &plain[done.consumed..];
             let piece = &rest[..rest.len().min(RECORD_BYTES).min(room - RECORD_OVERHEAD)];
-            let moved = match S::process(&mut self.connection, &mut []).state {
+            let moved = match S::process(&mut self.connection, &mut self.held).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     traffic.encrypt(piece, &mut wire[done.produced..])
                 }
                 Ok(state) => {
                     drop(state);
                     // Something to say first, or the end of the peer's side, which is said once.
-                    self.advance(&mut [], &mut [])?;
+                    self.advance_held(&mut [])?;
                     continue;
                 }
                 Err(error) => return Err(self.fail(error)),
@@ -386,7 +438,9 @@ impl<S: Side> Engine for Tls<S> {
                     done.consumed += piece.len();
                     done.produced += count;
                 }
-                Err(error) => return Err(self.fail(rustls::Error::General(error.to_string()))),
+                Err(error) => {
+                    return Err(self.fail(rustls::Error::General(error.to_string())));
+                }
             }
         }
         Ok(done)
@@ -398,9 +452,9 @@ impl<S: Side> Engine for Tls<S> {
         }
         self.finished = true;
         // What is to be said goes before the farewell.
-        let _ = self.advance(&mut [], &mut []);
+        let _ = self.advance_held(&mut []);
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            S::process(&mut self.connection, &mut []).state
+            S::process(&mut self.connection, &mut self.held).state
         {
             let start = self.outbound.len();
             self.outbound.resize(start + ALERT_BYTES, 0);
@@ -441,7 +495,13 @@ impl<S: Side> Handshake for Tls<S> {
         if let Some(name) = take_asked_name() {
             self.asked_name = Some(name);
         }
-        Ok(result?.consumed)
+        let consumed = result?.consumed;
+        if self.done {
+            // rustls may have looked at more than it has consumed.
+            self.held.extend_from_slice(&wire[consumed..]);
+            return Ok(wire.len());
+        }
+        Ok(consumed)
     }
 
     fn limit_bytes(&self) -> usize {
@@ -469,14 +529,42 @@ impl<S: Side> Handshake for Tls<S> {
     }
 }
 
-/// Whether a whole record is at the front of the wire: RFC 8446, section 5.1.
-fn has_record(wire: &[u8]) -> bool {
-    match wire {
-        [_, _, _, high, low, rest @ ..] => {
-            rest.len() >= usize::from(u16::from_be_bytes([*high, *low]))
+/// Appends a message of the protocol's own.
+fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, outbound: &mut Vec<u8>) {
+    let start = outbound.len();
+    let mut size = 0;
+    loop {
+        outbound.resize(start + size, 0);
+        match data.encode(&mut outbound[start..]) {
+            Ok(count) => break outbound.truncate(start + count),
+            Err(EncodeError::InsufficientSize(needed)) => size = needed.required_size,
+            Err(EncodeError::AlreadyEncoded) => break,
         }
-        _ => false,
     }
+}
+
+/// Whether a whole record is at the front of the wire.
+fn has_record(wire: &[u8]) -> bool {
+    record_size(wire).is_some_and(|size| wire.len() >= size)
+}
+
+/// The size of the record at the front of the wire: RFC 8446, section 5.1.
+fn record_size(wire: &[u8]) -> Option<usize> {
+    match wire {
+        [_, _, _, high, low, ..] => {
+            Some(HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])))
+        }
+        _ => None,
+    }
+}
+
+/// How many bytes at the front of the wire are whole records.
+fn whole_records(wire: &[u8]) -> usize {
+    let mut size = 0;
+    while has_record(&wire[size..]) {
+        size += record_size(&wire[size..]).unwrap_or_default();
+    }
+    size
 }
 
 /// Whether the header of a record of a handshake, or an alert, is at the front of the wire (RFC
@@ -493,6 +581,8 @@ fn is_tls(wire: &[u8]) -> Option<bool> {
 
 /// How much of what is no TLS is shown.
 const QUOTED_BYTES: usize = 40;
+
+const HEADER_BYTES: usize = 5;
 
 /// The plain bytes of a full record: RFC 8446, section 5.1.
 const RECORD_BYTES: usize = 16 * 1024;
