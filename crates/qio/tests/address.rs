@@ -121,6 +121,7 @@ fn keys(name: &str, other: Applies) -> String {
 fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
     let names = schemes().iter().map(|scheme| scheme.name).collect::<Vec<_>>().join(", ");
     let known = format!("schemes: {names}");
+    let known_layers = net::layers().iter().map(|layer| layer.name).collect::<Vec<_>>().join(", ");
     let [tcp, unix, file] = ["tcp", "unix", "file"].map(keys_to_connect);
     let tcp_listening = keys("tcp", Applies::Connect);
     let able: Vec<_> = schemes().iter().filter(|scheme| scheme.can_listen()).collect();
@@ -146,8 +147,8 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("ws+qemu:h:80", format!("scheme \"qemu\" is not known ({known})")),
         ("ssh:box", format!("scheme \"ssh\" is not known ({known}; did you mean tcp://ssh:box, or qemu:ssh:box with the defaults of QEMU?)")),
         ("qemu:h", "there is no port (QEMU writes HOST:PORT)".into()),
-        ("tls+tcp://h:443", "layer \"tls\" is not known (layers: none)".into()),
-        ("listen:ws+tls+unix:/x", "scheme \"qemu\" is not known".into()),
+        ("wsx+tcp://h:443", format!("layer \"wsx\" is not known (did you mean ws? layers: {known_layers})")),
+        ("listen:ws+xyz+unix:/x", format!("layer \"xyz\" is not known (layers: {known_layers})")),
         ("tcp://h:80a", "port \"80a\" is not a number from 0 to 65535, nor a service".into()),
         ("tcp://h:65536", "port \"65536\" is not a number from 0 to 65535, nor a service".into()),
         ("tcp://h:+80", "port \"+80\" is not a number from 0 to 65535, nor a service".into()),
@@ -570,7 +571,9 @@ fn any_address() -> impl Strategy<Value = Address> {
         (Just(address), any::<bool>(), options)
     });
     address.prop_map(|(address, listening, options)| {
-        let listening = listening && address.scheme().can_listen();
+        let listening = listening
+            && address.scheme().can_listen()
+            && (!address.has_layers() || makes_sense(&address.clone().listening()));
         let mut address = if listening { address.listening() } else { address };
         for (key, value) in options {
             let with_it = address.clone().with_option(key, os(&value)).unwrap();
