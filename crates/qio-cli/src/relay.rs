@@ -148,7 +148,7 @@ struct Relay {
 #[derive(Debug)]
 enum RightSide {
     Connect { address: Address, opener: Opener },
-    Accept { listener: Listener },
+    Accept { listener: Box<Listener> },
 }
 
 impl RightSide {
@@ -160,7 +160,7 @@ impl RightSide {
         if args.right.is_listening() {
             let listener =
                 listen(&args.right, inherited, &args.admission, args.handshakes, report)?;
-            return Ok(Self::Accept { listener });
+            return Ok(Self::Accept { listener: Box::new(listener) });
         }
         let mut opener = Opener::new(&args.opening, inherited.clone(), report);
         opener.prepare(&args.right)?;
