@@ -147,7 +147,7 @@ struct Relay {
 /// Where the second channel of a connection comes from.
 #[derive(Debug)]
 enum RightSide {
-    Connect { address: Address, opener: Opener },
+    Connect { address: Address, opener: Box<Opener> },
     Accept { listener: Box<Listener> },
 }
 
@@ -167,7 +167,7 @@ impl RightSide {
         if !args.left.is_listening() && rejoin_pause(args).is_some() {
             opener = opener.endlessly();
         }
-        Ok(Self::Connect { address: args.right.clone(), opener })
+        Ok(Self::Connect { address: args.right.clone(), opener: Box::new(opener) })
     }
 
     async fn channel(&self) -> Result<Arc<dyn Channel>, Failure> {
