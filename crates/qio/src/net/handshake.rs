@@ -30,7 +30,7 @@ pub type Handshake = Box<dyn Steps<Output = Result<Arc<dyn Channel>>> + Send>;
 ///   wait behind everything that the attacker has opened before.)
 ///
 /// Each that is closed is told to the observer
-/// ([`HandshakeFailed`](ListenEvent::HandshakeFailed)). A client counts for
+/// ([`HandshakeFailed`](super::ListenEvent::HandshakeFailed)). A client counts for
 /// [`max_connections`](super::ListenOptions::max_connections) when it is handed out; while all
 /// those places are taken, nobody is accepted, and who got through waits for a place.
 ///
