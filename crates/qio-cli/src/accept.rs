@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use qio::net::{Accepted, Listener};
+use qio::net::{Accepted, Accepting, Listener};
 use qio::watch::{PollSet, Steps};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,7 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// slot, while `may_accept` says so.
 #[derive(Debug)]
 pub(crate) struct AcceptLoop<'a, M, F> {
-    listener: &'a Listener,
+    /// One for all clients: it knows whose handshakes are due.
+    accepting: Accepting<'a>,
     slots: &'a Arc<Semaphore>,
     /// One client is enough.
     once: bool,
@@ -52,7 +53,7 @@ where
         may_accept: M,
         start: F,
     ) -> Self {
-        Self { listener, slots, once, may_accept, start }
+        Self { accepting: listener.accepting(), slots, once, may_accept, start }
     }
 }
 
@@ -71,7 +72,7 @@ where
             let Ok(slot) = Arc::clone(self.slots).try_acquire_owned() else {
                 return Poll::Ready(Interruption::NoSlot);
             };
-            match self.listener.accepting().step(now) {
+            match self.accepting.step(now) {
                 Poll::Ready(Ok(client)) => {
                     (self.start)(client, slot);
                     if self.once {
@@ -86,6 +87,10 @@ where
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        self.listener.accepting().watch(set);
+        self.accepting.watch(set);
+    }
+
+    fn woken(&mut self, set: &PollSet) {
+        self.accepting.woken(set);
     }
 }

@@ -8,7 +8,7 @@ use qio::Address;
 use qio::error::plain;
 use qio::net::{Admit, Inherited, ListenEvent, ListenOptions, Listener, Network, Verdict};
 
-use crate::args::AdmissionArgs;
+use crate::args::{AdmissionArgs, HandshakeArgs};
 use crate::exit::Failure;
 use crate::report::{Report, counted};
 
@@ -50,12 +50,16 @@ pub(crate) fn check(args: &AdmissionArgs, addresses: &[&Address]) -> Result<(), 
 /// The options of a listener that lets in only who may come, and reports the others.
 pub(crate) fn options(
     args: &AdmissionArgs,
+    handshakes: HandshakeArgs,
     inherited: &Inherited,
     report: &Arc<Report>,
 ) -> ListenOptions {
     let told = Arc::clone(report);
-    let options =
-        ListenOptions::new().inherited(inherited.clone()).observe(move |event| match event {
+    let options = ListenOptions::new()
+        .handshake_timeout(handshakes.handshake_timeout)
+        .inherited(inherited.clone())
+        .observe(move |event| match event {
+            ListenEvent::HandshakeFailed { peer, error } => told.handshake_failed(peer, error),
             ListenEvent::Refused { peer, reason } => told.refused(&peer.to_string(), reason),
             ListenEvent::Starved { error } => {
                 let live = counted(told.live_count() as u64, "live connection");

@@ -12,6 +12,7 @@ use qio::layer::Framing;
 use qio::net::Network;
 
 use crate::admission;
+use crate::exit::Failure;
 
 /// Connects any address to any address.
 #[derive(Debug, Parser)]
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     qio relay 'unix:/run/vm/serial.sock?reconnect-ms=1000' tcp://console.example:7001
   Sockets of a systemd unit, by their FileDescriptorName= (docs/systemd.md):
     qio relay listen:fd:web tcp://127.0.0.1:8080
+  Browsers reach a TCP server through a WebSocket, others with TLS:
+    qio relay listen:ws://127.0.0.1:8080/chat tcp://127.0.0.1:7001
+    qio relay 'listen:tls+tcp://[::]:7443?cert=cert.pem&key=key.pem' tcp://127.0.0.1:7001
   Only this user and this network may connect:
     qio relay --allow-uid \"$USER\" listen:unix:/run/db.sock tcp://127.0.0.1:5432
     qio relay --allow-cidr 192.0.2.0/24 listen:tcp://0.0.0.0:5432 unix:/run/db.sock
@@ -62,6 +66,8 @@ the live connections.")]
     #[command(after_help = "Examples:
   Ask a server and print the whole answer:
     printf 'GET / HTTP/1.0\\r\\n\\r\\n' | qio connect tcp://127.0.0.1:80
+  Talk to a WebSocket over TLS:
+    qio connect wss://chat.example/room
   Send a file over a Unix socket, waiting for the server to come up:
     qio connect --retry 5 unix:/run/upload.sock < file
   Run a program behind pipes; its exit status becomes that of qio:
@@ -162,6 +168,8 @@ pub(crate) struct RelayArgs {
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
     #[command(flatten)]
+    pub(crate) handshakes: HandshakeArgs,
+    #[command(flatten)]
     pub(crate) opening: OpeningArgs,
     #[command(flatten)]
     pub(crate) joining: JoiningArgs,
@@ -202,6 +210,8 @@ pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
     #[command(flatten)]
+    pub(crate) handshakes: HandshakeArgs,
+    #[command(flatten)]
     pub(crate) joining: JoiningArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -239,6 +249,36 @@ pub(crate) struct AdmissionArgs {
     /// UDP sockets; repeatable
     #[arg(long, value_name = "NET", value_parser = admission::network)]
     pub(crate) allow_cidr: Vec<Network>,
+}
+
+/// What clients go through before they are served.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HandshakeArgs {
+    /// Close clients whose TLS and WebSocket handshakes take longer than TIME
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) handshake_timeout: Duration,
+    /// Make a certificate in memory for tls, and print the address with its pin for clients
+    #[arg(long)]
+    pub(crate) self_signed: bool,
+}
+
+impl HandshakeArgs {
+    /// Has the addresses that are listened on make their certificates, if that is asked for.
+    pub(crate) fn apply<const N: usize>(self, addresses: [&mut Address; N]) -> Result<(), Failure> {
+        if !self.self_signed {
+            return Ok(());
+        }
+        let mut applied = false;
+        for address in addresses.into_iter().filter(|address| address.is_listening()) {
+            if let Ok(with_it) = address.clone().with_option("tls.self-signed", "on") {
+                (*address, applied) = (with_it, true);
+            }
+        }
+        match applied {
+            true => Ok(()),
+            false => Err(Failure::usage("--self-signed: nothing is listened on with tls+")),
+        }
+    }
 }
 
 impl AdmissionArgs {

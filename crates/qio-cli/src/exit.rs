@@ -5,6 +5,8 @@ use std::io;
 use std::process::{ExitCode, ExitStatus};
 
 use qio::error::{Class, plain};
+use qio::layer::tls::TlsError;
+use qio::layer::ws::WsError;
 
 /// The statuses of the program, by class.
 ///
@@ -17,7 +19,7 @@ pub(crate) const STATUSES: &[(u8, &str)] = &[
     (4, "an address could not be opened, bound or connected"),
     (5, "a timeout"),
     (6, "TLS or authorization failed"),
-    (7, "the peer broke a protocol"),
+    (7, "the peer broke a protocol, or refused in its terms (HTTP status, WebSocket close code)"),
 ];
 
 /// Why the program, or one connection, failed.
@@ -40,8 +42,16 @@ impl Failure {
 
     /// An input or output error after the start: what was done, on what, and the cause.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
-        let status = if error.kind() == io::ErrorKind::TimedOut { 5 } else { 1 };
+        let status = of_protocol(error).unwrap_or(match error.kind() {
+            io::ErrorKind::TimedOut => 5,
+            _ => 1,
+        });
         Self::new(status, Some(format!("{what}: {}", plain(error))))
+    }
+
+    /// A peer that closed with a status which says that something went wrong.
+    pub(crate) fn protocol(message: impl Into<String>) -> Self {
+        Self::new(7, Some(message.into()))
     }
 
     /// A time that ran out.
@@ -123,6 +133,22 @@ impl Failure {
     }
 }
 
+/// The status of an error that a protocol is the reason for; a connection that just ended in its
+/// middle is an input or output error.
+fn of_protocol(error: &io::Error) -> Option<u8> {
+    let cause = error.get_ref()?;
+    if let Some(error) = cause.downcast_ref() {
+        return match error {
+            TlsError::Truncated | TlsError::Ended => None,
+            _ => Some(6),
+        };
+    }
+    match cause.downcast_ref()? {
+        WsError::Violation(_) | WsError::NotText => Some(7),
+        _ => None,
+    }
+}
+
 impl From<qio::Error> for Failure {
     fn from(error: qio::Error) -> Self {
         let status = match error.class() {
@@ -130,7 +156,8 @@ impl From<qio::Error> for Failure {
             Class::Resolve => 3,
             Class::Open => 4,
             Class::Timeout => 5,
-            Class::Tls => 6,
+            Class::Tls | Class::Denied => 6,
+            Class::Protocol => 7,
             _ => 1,
         };
         Self { opening: true, ..Self::new(status, Some(error.report().to_string())) }

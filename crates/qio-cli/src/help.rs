@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use clap::CommandFactory;
-use qio::net::{Applies, Scheme, schemes};
+use qio::net::{Applies, Layer, Scheme, layers, schemes};
 
 use crate::args::{Cli, HelpArgs};
 use crate::exit::{Failure, STATUSES};
@@ -15,7 +15,10 @@ pub(crate) fn print(args: &HelpArgs) -> Result<(), Failure> {
         None => Cli::command().render_help().to_string(),
         Some("addresses" | "address") => match args.detail.as_deref() {
             None => addresses(),
-            Some(name) => scheme(find(name)?),
+            Some(name) => match find_layer(name) {
+                Some(found) => layer(found),
+                None => scheme(find(name)?),
+            },
         },
         Some("exit-codes" | "exit-code" | "status") => exit_codes(),
         Some(topic) => command(topic)?,
@@ -72,8 +75,17 @@ fn addresses() -> String {
             let _ = writeln!(text, "    ?{:<26} {}", option.syntax(), option_help(option));
         }
     }
+    text.push_str(LAYERS);
+    for layer in layers() {
+        let _ = writeln!(text, "\n{}+\n    {}", layer.name, layer.summary);
+        for option in layer.options {
+            let _ = writeln!(text, "    ?{:<26} {}", option.syntax(), option_help(option));
+        }
+    }
     text.push_str("\nExamples:\n");
-    for example in schemes().iter().filter_map(|scheme| scheme.examples.first()) {
+    let examples = schemes().iter().map(|scheme| scheme.examples);
+    let examples = examples.chain(layers().iter().map(|layer| layer.examples));
+    for example in examples.filter_map(|examples| examples.first()) {
         let _ = writeln!(text, "  {:<44} {}", example.address, example.meaning);
     }
     text
@@ -91,6 +103,19 @@ fn scheme(scheme: &Scheme) -> String {
     }
     text.push_str("\nExamples:\n");
     for example in scheme.examples {
+        let _ = writeln!(text, "  {}\n      {}", example.address, example.meaning);
+    }
+    text
+}
+
+fn layer(layer: &Layer) -> String {
+    let mut text = format!("{}+SCHEME:TARGET\n\n{}\n", layer.name, layer.summary);
+    text.push_str("It can be connected and listened with.\n\nOptions:\n");
+    for option in layer.options {
+        let _ = writeln!(text, "  {}\n      {}", option.syntax(), option_help(option));
+    }
+    text.push_str("\nExamples:\n");
+    for example in layer.examples {
         let _ = writeln!(text, "  {}\n      {}", example.address, example.meaning);
     }
     text
@@ -123,10 +148,18 @@ said in lines about them. With --once, or with neither, the status is that of th
     text
 }
 
+fn find_layer(name: &str) -> Option<&'static Layer> {
+    let bare = name.trim_end_matches([':', '/', '+']);
+    // The short way to write ws+tls+tcp.
+    let bare = if bare == "wss" { "ws" } else { bare };
+    layers().iter().find(|layer| layer.name == bare)
+}
+
 fn find(name: &str) -> Result<&'static Scheme, Failure> {
     let bare = name.trim_end_matches([':', '/']);
     schemes().iter().find(|scheme| scheme.name == bare).ok_or_else(|| {
-        let names: Vec<_> = schemes().iter().map(|scheme| scheme.name).collect();
+        let names = schemes().iter().map(|scheme| scheme.name);
+        let names: Vec<_> = names.chain(layers().iter().map(|layer| layer.name)).collect();
         Failure::usage(format!("help addresses {name}: no such scheme ({})", hint(name, &names)))
     })
 }
@@ -168,8 +201,16 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+const LAYERS: &str = "
+Layers stand in front of the scheme, joined with +, the one nearest to the data first: in
+ws+tls+tcp://HOST:PORT, WebSocket goes through TLS, and that through TCP. ws://HOST[:PORT]/PATH is
+ws+tcp with port 80, wss://HOST[:PORT]/PATH is ws+tls+tcp with port 443. With listen: they play the
+server. A key is for the leftmost part that knows it; tls.KEY is for the layer tls, tls2.KEY for
+the second of two.
+";
+
 const GRAMMAR: &str = "\
-Addresses:  [listen:]SCHEME:TARGET[?KEY[=VALUE][&KEY[=VALUE]]...]
+Addresses:  [listen:][LAYER+...]SCHEME:TARGET[?KEY[=VALUE][&KEY[=VALUE]]...]
 
 Two slashes may stand after the scheme: tcp://host:port. The first ? starts the options. %XX
 stands for a byte in targets and values (%3F for a question mark, %26 for an ampersand). A key

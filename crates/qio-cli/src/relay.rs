@@ -13,14 +13,14 @@ use tokio::task::JoinHandle;
 
 use crate::accept::{AcceptLoop, Interruption};
 use crate::admission;
-use crate::args::{AdmissionArgs, RelayArgs};
+use crate::args::{AdmissionArgs, HandshakeArgs, RelayArgs};
 use crate::descriptors::Room;
 use crate::exit::Failure;
 use crate::report::{Report, counted};
 use crate::service::Service;
 use crate::session::{
-    Cut, CutFlag, LIMIT_PAUSE, Opener, check_framing, child_status, end_child_in_time, gone, join,
-    outcome, reached, relay_options, turned_on,
+    Closes, Cut, CutFlag, LIMIT_PAUSE, Opener, check_framing, child_status, end_child_in_time,
+    gone, join, outcome, reached, relay_options, turned_on,
 };
 use crate::stop::{Signals, Wish};
 use crate::workers::Workers;
@@ -40,14 +40,18 @@ const REJOIN_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(
-    args: RelayArgs,
+    mut args: RelayArgs,
     inherited: Inherited,
     service: Arc<Service>,
 ) -> Result<(), Failure> {
     let report = Report::new(args.output, true);
     service.show(&report);
-    let signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
+    let mut signals = Signals::new().map_err(|error| Failure::io("signals", &error))?;
+    if args.left.has_layers() || args.right.has_layers() {
+        signals = signals.reloading().map_err(|error| Failure::io("signals", &error))?;
+    }
     let (cut, cut_flag) = flag::channel(Cut::No);
+    args.handshakes.apply([&mut args.left, &mut args.right])?;
     for address in [&args.left, &args.right] {
         // What would fail for each client is found out now.
         inherited.check(address)?;
@@ -55,7 +59,13 @@ pub(crate) async fn run(
     admission::check(&args.admission, &[&args.left, &args.right])?;
     check_framing(&args.joining, &args.left, &args.right)?;
     let listener = match args.left.is_listening() {
-        true => Some(listen(&args.left, &inherited, &args.admission, &report)?),
+        true => Some(Arc::new(listen(
+            &args.left,
+            &inherited,
+            &args.admission,
+            args.handshakes,
+            &report,
+        )?)),
         false => None,
     };
     let right = RightSide::open(&args, &inherited, &report)?;
@@ -83,6 +93,8 @@ pub(crate) async fn run(
         drain: args.drain,
         rejoins,
         stopping: false,
+        listener: listener.clone(),
+        relay: Arc::clone(&relay),
     };
     let work = async {
         match listener {
@@ -103,13 +115,15 @@ pub(crate) fn listen(
     address: &Address,
     inherited: &Inherited,
     admission: &AdmissionArgs,
+    handshakes: HandshakeArgs,
     report: &Arc<Report>,
 ) -> Result<Listener, Failure> {
-    let options = admission::options(admission, inherited, report);
+    let options = admission::options(admission, handshakes, inherited, report);
     let listener = qio::net::listen(address, &options)?;
     admission::check_open(admission, address, &listener)?;
     for local in listener.local_addresses() {
-        let surprising = address.leaves_choice();
+        // Nobody knows the pin of a certificate that was made just now.
+        let surprising = address.leaves_choice() || address.is_self_signed();
         report.listening(&local.to_string(), surprising);
     }
     Ok(listener)
@@ -134,8 +148,8 @@ struct Relay {
 /// Where the second channel of a connection comes from.
 #[derive(Debug)]
 enum RightSide {
-    Connect { address: Address, opener: Opener },
-    Accept { listener: Listener },
+    Connect { address: Address, opener: Box<Opener> },
+    Accept { listener: Box<Listener> },
 }
 
 impl RightSide {
@@ -145,14 +159,16 @@ impl RightSide {
         report: &Arc<Report>,
     ) -> Result<Self, Failure> {
         if args.right.is_listening() {
-            let listener = listen(&args.right, inherited, &args.admission, report)?;
-            return Ok(Self::Accept { listener });
+            let listener =
+                listen(&args.right, inherited, &args.admission, args.handshakes, report)?;
+            return Ok(Self::Accept { listener: Box::new(listener) });
         }
         let mut opener = Opener::new(&args.opening, inherited.clone(), report);
+        opener.prepare(&args.right)?;
         if !args.left.is_listening() && rejoin_pause(args).is_some() {
             opener = opener.endlessly();
         }
-        Ok(Self::Connect { address: args.right.clone(), opener })
+        Ok(Self::Connect { address: args.right.clone(), opener: Box::new(opener) })
     }
 
     async fn channel(&self) -> Result<Arc<dyn Channel>, Failure> {
@@ -225,12 +241,13 @@ impl Relay {
             Ok(record) => {
                 let cut = record.end == End::Cut;
                 let what = format!("{} -> {}", ends[0].name(), ends[1].name());
+                let closes = Closes::of(&ends);
                 let result = match record.end {
                     // The other side had its time to end, too.
                     End::HalfClosed if self.rejoins => Ok(()),
-                    _ => outcome(&record, &what),
+                    _ => outcome(&record, &closes, &what),
                 };
-                let result = connection.ended(&record, result);
+                let result = connection.ended(&record, &closes, result);
                 if cut {
                     Box::pin(end_children(ends, self.cut.clone())).await;
                     return Ok(());
@@ -312,7 +329,7 @@ async fn join_both(
 
 /// Accepts clients until told to stop (or one, with --once).
 async fn serve(
-    listener: Listener,
+    listener: Arc<Listener>,
     args: &RelayArgs,
     relay: &Arc<Relay>,
     stopper: &mut Stopper,
@@ -355,10 +372,13 @@ async fn serve(
                 }
                 tokio::select! {
                     slot = slots.acquire() => drop(slot),
+                    // Those who do not go on are closed in time all the same.
+                    _ = adapter::run(listener.accepting().only_handshakes()) => {}
                     _ = stopper.requested() => break,
                 }
             }
             Interruption::Starving => tokio::select! {
+                _ = adapter::run(listener.accepting().only_handshakes()) => {}
                 () = tokio::time::sleep(LIMIT_PAUSE) => {}
                 _ = stopper.requested() => break,
             },
@@ -398,6 +418,9 @@ struct Stopper {
     rejoins: bool,
     /// A signal has asked to stop.
     stopping: bool,
+    /// What reads its files again when a signal asks for it.
+    listener: Option<Arc<Listener>>,
+    relay: Arc<Relay>,
 }
 
 impl Stopper {
@@ -415,6 +438,22 @@ impl Stopper {
                     return number;
                 }
                 Wish::Show => self.report.table(),
+                Wish::Reload => self.reload(),
+            }
+        }
+    }
+
+    /// Has certificates, keys and passwords read again.
+    fn reload(&self) {
+        let left = self.listener.as_ref().map_or(Ok(()), |listener| listener.reload());
+        let right = match &self.relay.right {
+            RightSide::Accept { listener } => listener.reload(),
+            RightSide::Connect { address, opener } => opener.reload(address),
+        };
+        match left.and(right) {
+            Ok(()) => self.report.detail("certificates, keys and passwords were read again"),
+            Err(error) => {
+                self.report.note(&format!("{}; what was read before stays", error.report()))
             }
         }
     }

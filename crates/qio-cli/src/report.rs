@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qio::error::plain;
+use qio::net::Peer;
 use qio::relay::{End, Progress, Record, Side};
 use serde::Serialize;
 
 use crate::args::OutputArgs;
 use crate::exit::Failure;
+use crate::session::Closes;
 
 /// Says what happens: lines or JSON on standard error, and a progress line on a terminal.
 ///
@@ -102,6 +104,9 @@ enum Event<'a> {
         end: &'a str,
         ended_by: Option<&'a str>,
         error: Option<String>,
+        /// How a WebSocket was closed by its peer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        close: Option<String>,
     },
     Failed {
         id: u64,
@@ -113,6 +118,10 @@ enum Event<'a> {
     Refused {
         peer: &'a str,
         reason: &'a str,
+    },
+    HandshakeFailed {
+        peer: &'a str,
+        error: &'a str,
     },
     Note {
         message: &'a str,
@@ -251,6 +260,23 @@ impl Report {
         if self.output.verbose {
             return self.line(&format!("{peer}: refused: {reason}"));
         }
+        self.count_refusal(peer, reason);
+    }
+
+    /// A client did not get through its handshakes. Said like a refusal.
+    pub(crate) fn handshake_failed(&self, peer: &Peer, error: &qio::Error) {
+        let (peer, report) = (peer.to_string(), error.report().to_string());
+        let error = report.strip_prefix(&format!("handshake with {peer}: ")).unwrap_or(&report);
+        if self.output.json {
+            self.json(&Event::HandshakeFailed { peer: &peer, error });
+        } else if self.output.verbose {
+            self.line(&format!("{peer}: handshake failed: {error}"));
+        } else {
+            self.count_refusal(&peer, error);
+        }
+    }
+
+    fn count_refusal(&self, peer: &str, reason: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.count += 1;
         refusals.last = format!("{peer}: {reason}");
@@ -356,6 +382,7 @@ impl Connection {
     pub(crate) fn ended(
         &self,
         record: &Record,
+        closes: &Closes,
         result: Result<(), Failure>,
     ) -> Result<(), Failure> {
         let report = &self.report;
@@ -364,10 +391,10 @@ impl Connection {
         let bytes = record.left_to_right.bytes + record.right_to_left.bytes;
         report.moved.fetch_add(bytes, Ordering::Relaxed);
         if report.output.json {
-            report.json(&self.event(record));
+            report.json(&self.event(record, closes));
         } else if report.output.verbose || record.lost() > 0 || record.messages_lost() > 0 {
             // A loss is never silent.
-            report.line(&self.text(record));
+            report.line(&self.text(record, closes));
         } else {
             return result;
         }
@@ -396,7 +423,7 @@ impl Connection {
         failure.said()
     }
 
-    fn text(&self, record: &Record) -> String {
+    fn text(&self, record: &Record, closes: &Closes) -> String {
         let (there, back) = (&record.left_to_right, &record.right_to_left);
         let mut text = format!(
             "{} -> {}: {} sent, {} received, {:.3} s, {}",
@@ -407,6 +434,9 @@ impl Connection {
             record.duration.as_secs_f64(),
             ending(record),
         );
+        if let Some(closes) = closes.text() {
+            let _ = write!(text, ", {closes}");
+        }
         let mut part = |count: u64, what: &str, fate: &str| {
             if count > 0 {
                 let _ = write!(text, ", {} {fate}", counted(count, what));
@@ -426,7 +456,7 @@ impl Connection {
         text
     }
 
-    fn event(&self, record: &Record) -> Event<'_> {
+    fn event(&self, record: &Record, closes: &Closes) -> Event<'_> {
         let (there, back) = (&record.left_to_right, &record.right_to_left);
         let first_byte = [there.first_byte, back.first_byte].into_iter().flatten().min();
         Event::Connection {
@@ -458,6 +488,7 @@ impl Connection {
                 Side::Right => "target",
             }),
             error: record.error().map(|error| plain(error)),
+            close: closes.text(),
         }
     }
 }

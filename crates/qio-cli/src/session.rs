@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use qio::error::plain;
+use qio::layer::ws;
 use qio::net::{Connect, ConnectOptions, Inherited, Retry, is_descriptor_limit};
 use qio::relay::{End, HalfClose, Record, Relay, RelayOptions};
 use qio::transport::Child;
@@ -57,6 +58,17 @@ impl Opener {
         let retry = args.retry.map(|attempts| Retry::new().attempts(attempts));
         let options = ConnectOptions::new().timeout(timeout).retry(retry).inherited(inherited);
         Self { options, timeout, report: Arc::clone(report), starving: AtomicUsize::new(0) }
+    }
+
+    /// Finds out now what would fail for each client: files that a layer needs.
+    pub(crate) fn prepare(&self, address: &Address) -> Result<(), Failure> {
+        Ok(self.options.prepare(address)?)
+    }
+
+    /// Reads those files again for what is opened from now on.
+    pub(crate) fn reload(&self, address: &Address) -> qio::Result<()> {
+        self.options.reload();
+        self.options.prepare(address)
     }
 
     /// The same for addresses that are joined again and again: with `reconnect-ms` there is no end
@@ -218,12 +230,47 @@ pub(crate) async fn join(
     if on_disk {
         return Box::pin(join_in_thread(relay, ends, cut)).await;
     }
-    drop(ends);
     tokio::select! {
         record = adapter::run(&mut relay) => return record,
         () = turned_on(cut) => {}
     }
+    for end in ends {
+        say_farewell(&*end);
+    }
     Ok(relay.cut())
+}
+
+/// Tells the peer of a layer that it is not cut by somebody else: Close, close_notify. One attempt.
+fn say_farewell(channel: &dyn Channel) {
+    if channel.inner().is_some() {
+        // Whoever does not take it finds the end of the connection.
+        let _ = ws::close(channel, ws::status::GOING_AWAY, "");
+    }
+}
+
+/// Why the WebSockets of a connection were closed by their peers, if there are any.
+#[derive(Debug)]
+pub(crate) struct Closes([Option<ws::Close>; 2]);
+
+impl Closes {
+    pub(crate) fn of(ends: &[Arc<dyn Channel>; 2]) -> Self {
+        Self([ws::peer_close(&*ends[0]), ws::peer_close(&*ends[1])])
+    }
+
+    /// In words: `ws closed with status 1001`.
+    pub(crate) fn text(&self) -> Option<String> {
+        let closes: Vec<_> =
+            self.0.iter().flatten().map(|close| format!("ws closed with {close}")).collect();
+        (!closes.is_empty()).then(|| closes.join(", "))
+    }
+
+    /// One that says that something went wrong.
+    fn complaint(&self) -> Option<&ws::Close> {
+        let normal = [ws::status::NORMAL, ws::status::GOING_AWAY];
+        let is_bad =
+            |close: &&ws::Close| close.status.is_some_and(|status| !normal.contains(&status));
+        self.0.iter().flatten().find(is_bad)
+    }
 }
 
 /// Files never would-block, so a relay with one does not belong on the event loop.
@@ -268,6 +315,8 @@ pub(crate) async fn gone(client: &dyn Channel) {
         let flags = ReadFlags::PEEK | ReadFlags::NONBLOCK;
         match client.read_with(&mut [IoSliceMut::new(&mut [0])], flags, None) {
             Ok(0) => return,
+            // A layer may hold what it has sent.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
             // What it has sent is delivered.
             _ => {}
@@ -290,7 +339,10 @@ pub(crate) async fn reached(mut cut: CutFlag, urgency: Cut) {
 }
 
 /// The outcome of a record for a program that served just this connection.
-pub(crate) fn outcome(record: &Record, what: &str) -> Result<(), Failure> {
+pub(crate) fn outcome(record: &Record, closes: &Closes, what: &str) -> Result<(), Failure> {
+    if let (End::Finished, Some(close)) = (record.end, closes.complaint()) {
+        return Err(Failure::protocol(format!("{what}: websocket: the peer closed with {close}")));
+    }
     match (record.end, record.error()) {
         (End::Idle | End::HalfClosed, _) => {
             Err(Failure::timeout(format!("{what}: {}", ending(record))))

@@ -10,6 +10,7 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     show: Signal,
+    reload: Option<Signal>,
 }
 
 /// What a signal asks for.
@@ -19,6 +20,8 @@ pub(crate) enum Wish {
     Stop(i32),
     /// Print the live connections.
     Show,
+    /// Read certificates, keys and passwords again.
+    Reload,
 }
 
 impl Signals {
@@ -28,7 +31,14 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             show: signal(SignalKind::user_defined1())?,
+            reload: None,
         })
+    }
+
+    /// The same, and SIGHUP, which ends a program that has nothing to read again.
+    pub(crate) fn reloading(mut self) -> io::Result<Self> {
+        self.reload = Some(signal(SignalKind::hangup())?);
+        Ok(self)
     }
 
     /// Waits for the next one. Cancel safe.
@@ -37,6 +47,14 @@ impl Signals {
             _ = self.terminate.recv() => Wish::Stop(SignalKind::terminate().as_raw_value()),
             _ = self.interrupt.recv() => Wish::Stop(SignalKind::interrupt().as_raw_value()),
             _ = self.show.recv() => Wish::Show,
+            () = received(&mut self.reload) => Wish::Reload,
         }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }

@@ -21,7 +21,7 @@ use crate::relay::{CHILD_PATIENCE, CUT_PATIENCE, keep_progress, listen};
 use crate::report::Report;
 use crate::service::Service;
 use crate::session::{
-    Cut, Opener, check_framing, child_status, end_child, join, outcome, relay_options,
+    Closes, Cut, Opener, check_framing, child_status, end_child, join, outcome, relay_options,
 };
 use crate::stop::{Signals, Wish};
 
@@ -103,7 +103,7 @@ pub(crate) async fn connect(
 }
 
 pub(crate) async fn listen_once(
-    args: ListenArgs,
+    mut args: ListenArgs,
     inherited: Inherited,
     service: Arc<Service>,
 ) -> Result<(), Failure> {
@@ -112,8 +112,9 @@ pub(crate) async fn listen_once(
     let terminal = Terminal::take(&inherited)?;
     let report = terminal.report(args.output);
     service.show(&report);
+    args.handshakes.apply([&mut args.address])?;
     admission::check(&args.admission, &[&args.address])?;
-    let listener = listen(&args.address, &inherited, &args.admission, &report)?;
+    let listener = listen(&args.address, &inherited, &args.admission, args.handshakes, &report)?;
     service.ready();
     let patience = async {
         match args.accept_timeout {
@@ -245,6 +246,7 @@ impl Terminal {
         let left = self.left_side(keyboard.as_ref(), keep);
         let connection = report.begin("-".to_owned(), target.into());
         let (cut, cut_flag) = flag::channel(Cut::No);
+        let ends = [Arc::clone(&left), Arc::clone(&channel)];
         let joined = join(left, Arc::clone(&channel), options, &connection, cut_flag);
         tokio::pin!(joined);
         // It may have changed since the start.
@@ -279,15 +281,16 @@ impl Terminal {
             report.finish();
         }
         match record {
-            Ok(Ok(record)) => Ended {
-                result: connection.ended(&record, outcome(&record, target)),
-                by: record.ended_by,
-                left: false,
-            },
+            Ok(Ok(record)) => {
+                let closes = Closes::of(&ends);
+                let result = outcome(&record, &closes, target);
+                let result = connection.ended(&record, &closes, result);
+                Ended { result, by: record.ended_by, left: false }
+            }
             Ok(Err(error)) => Ended::because(Failure::io(target, &error)),
             Err((cause, record)) => {
                 if let Ok(Ok(record)) = record {
-                    let _ = connection.ended(&record, Ok(()));
+                    let _ = connection.ended(&record, &Closes::of(&ends), Ok(()));
                 }
                 match cause {
                     Cause::Signal(number) => Ended::because(Failure::signal(number)),
@@ -348,6 +351,7 @@ async fn stop(signals: &mut Signals, report: &Report) -> i32 {
         match signals.next().await {
             Wish::Stop(number) => return number,
             Wish::Show => report.table(),
+            Wish::Reload => {}
         }
     }
 }

@@ -50,11 +50,11 @@ fn what_is_whole_of_a_damaged_recording_is_shown_and_what_is_none_is_refused() {
     let whole = std::fs::read(file.path()).unwrap();
     let path = file.path().to_str().unwrap();
     std::fs::write(file.path(), &whole[..whole.len() - 1]).unwrap();
-    let outcome = run(&mut qio(&["tap", "show", path]), b"");
+    let outcome = run(&mut qio(["tap", "show", path]), b"");
     assert_eq!(outcome.status, 1);
     assert!(outcome.text().ends_with("    GET /\\r\\n\n"), "{}", outcome.text());
     assert!(outcome.stderr.contains("the recording ends inside"), "{}", outcome.stderr);
-    let outcome = run(&mut qio(&["tap", "show", "-"]), b"#!/bin/sh\n");
+    let outcome = run(&mut qio(["tap", "show", "-"]), b"#!/bin/sh\n");
     assert_eq!(outcome.status, 1);
     assert_eq!(outcome.stderr, "qio: -: not a recording of a tap\n");
 }

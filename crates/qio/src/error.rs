@@ -56,6 +56,10 @@ pub enum Class {
     Tls,
     /// An open channel failed.
     Io,
+    /// The peer did not let us in, or was not let in: a password, an origin (HTTP 401 and 403).
+    Denied,
+    /// The peer broke a protocol, does not speak it, or answered with a refusal in its terms.
+    Protocol,
 }
 
 impl Error {

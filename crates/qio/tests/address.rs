@@ -121,6 +121,7 @@ fn keys(name: &str, other: Applies) -> String {
 fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
     let names = schemes().iter().map(|scheme| scheme.name).collect::<Vec<_>>().join(", ");
     let known = format!("schemes: {names}");
+    let known_layers = net::layers().iter().map(|layer| layer.name).collect::<Vec<_>>().join(", ");
     let [tcp, unix, file] = ["tcp", "unix", "file"].map(keys_to_connect);
     let tcp_listening = keys("tcp", Applies::Connect);
     let able: Vec<_> = schemes().iter().filter(|scheme| scheme.can_listen()).collect();
@@ -143,11 +144,11 @@ fn contradictory_and_empty_texts_are_errors_that_name_the_way_out() {
         ("tcp:localhost:80,foo", "port \"80,foo\" is not a number from 0 to 65535, nor a service".into()),
         ("localhost:80,foo", format!("scheme \"localhost\" is not known ({known})")),
         ("nul:80", format!("scheme \"nul\" is not known (did you mean null? {known})")),
-        ("ws+qemu:h:80", "layer \"ws\" is not known (layers: none)".into()),
+        ("ws+qemu:h:80", format!("scheme \"qemu\" is not known ({known})")),
         ("ssh:box", format!("scheme \"ssh\" is not known ({known}; did you mean tcp://ssh:box, or qemu:ssh:box with the defaults of QEMU?)")),
         ("qemu:h", "there is no port (QEMU writes HOST:PORT)".into()),
-        ("tls+tcp://h:443", "layer \"tls\" is not known (layers: none)".into()),
-        ("listen:ws+tls+unix:/x", "layer \"ws\" is not known (layers: none)".into()),
+        ("wsx+tcp://h:443", format!("layer \"wsx\" is not known (did you mean ws? layers: {known_layers})")),
+        ("listen:ws+xyz+unix:/x", format!("layer \"xyz\" is not known (layers: {known_layers})")),
         ("tcp://h:80a", "port \"80a\" is not a number from 0 to 65535, nor a service".into()),
         ("tcp://h:65536", "port \"65536\" is not a number from 0 to 65535, nor a service".into()),
         ("tcp://h:+80", "port \"+80\" is not a number from 0 to 65535, nor a service".into()),
@@ -503,10 +504,70 @@ fn any_target() -> impl Strategy<Value = Address> {
         "unix-seqpacket:[@/]?[a-z]{1,8}",
     ]
     .prop_map(|text: String| parse(&text).unwrap());
+    let under_layers = (any_layers(), bytes_without_nul()).prop_map(|(text, path)| {
+        let address = parse(&text).unwrap();
+        let path = [b"/", &*path].concat();
+        let path = os(&path);
+        // Not every stack has a path, and a query is for clients alone.
+        let with_path = address.clone().with_option("path", path);
+        with_path.ok().filter(makes_sense).unwrap_or(address)
+    });
     prop_oneof![
-        6 => tcp, 2 => file, 2 => unix, 1 => name, 1 => padded, 1 => marked, 2 => vsock,
-        1 => vsock_any, 2 => exec, 2 => pipe, 2 => fd, 10 => written, 2 => fixed
+        4 => under_layers, 6 => tcp, 2 => file, 2 => unix, 1 => name, 1 => padded, 1 => marked,
+        2 => vsock, 1 => vsock_any, 2 => exec, 2 => pipe, 2 => fd, 10 => written, 2 => fixed
     ]
+}
+
+/// Layers over transports with a host and without one, as they can be written.
+fn any_layers() -> impl Strategy<Value = String> {
+    let layers = proptest::collection::vec(Just("ws+"), 0..3).prop_map(|layers| layers.concat());
+    let below = proptest::sample::select(vec![
+        "ws://h",
+        "ws://[::1]:8080",
+        "ws+tcp://h:80",
+        "ws+tcp://a:1",
+        "ws+unix:/x",
+        "ws+unix:@x",
+        "ws+vsock:2:80",
+        "ws+exec:cat -n",
+        "ws+-",
+        "ws+null:",
+        "ws+fd:3",
+        "ws+ws+tcp://h:443?host=x",
+        "ws://h/%3Fa?ping=1s&pong-timeout=2s&text",
+        "ws+unix:/x?ws.origin=https://h&header=A:%20b",
+        "ws://h?user=u&password-file=/p&protocol=a&protocol=b&nodelay=off",
+    ]);
+    (layers, below).prop_map(|(layers, below)| format!("{layers}{below}"))
+}
+
+#[test]
+fn layers_are_written_in_one_way() {
+    for (text, canonical) in [
+        ("ws+tcp://h:80/x", "ws://h/x"),
+        ("ws://h:80", "ws://h"),
+        ("ws://h:443/?path=/y", "refused"),
+        ("ws://h:8080?path=/a%3Fb c", "ws://h:8080/a%3Fb c"),
+        ("listen:ws://:0?ping=3s&path=/x", "listen:ws://:0/x?ping=3s"),
+        ("listen:ws+tcp://h", "listen:ws+tcp://h"),
+        ("ws+ws://h/x?ws2.path=/y&ws2.text", "ws+ws://h/x?ws2.path=/y&ws2.text"),
+        ("ws+unix:/s?path=/x&unix.abstract", "ws+unix:/s?path=/x&abstract"),
+        ("ws+stdio:", "ws+-"),
+    ] {
+        let printed = parse(text).map_or("refused".to_owned(), |address| address.to_string());
+        assert_eq!(printed, canonical, "{text}");
+    }
+    for (text, reason) in [
+        ("ws://h?path=x", "ws: option \"path\" does not begin with a slash"),
+        ("listen:ws://h/x%3Fy", "ws: option \"path\" has a query, which no server looks at"),
+        ("ws://h?user=u", "ws: option \"user\" needs \"password-file\""),
+        ("ws+ws://h?ws2.header=x", "ws2: option \"header\": \"x\" has no colon"),
+        ("wss+tcp://h:1", "layer \"wss\" is not known"),
+        ("ws://h/x/y:80?nodleay", "option \"nodleay\" is not known"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert_eq!(error.to_string(), format!("parse {text}: {reason}"));
+    }
 }
 
 /// An address of any scheme, to connect to or to listen on, with any options of the table that
@@ -517,7 +578,9 @@ fn any_address() -> impl Strategy<Value = Address> {
         (Just(address), any::<bool>(), options)
     });
     address.prop_map(|(address, listening, options)| {
-        let listening = listening && address.scheme().can_listen();
+        let listening = listening
+            && address.scheme().can_listen()
+            && (!address.has_layers() || makes_sense(&address.clone().listening()));
         let mut address = if listening { address.listening() } else { address };
         for (key, value) in options {
             let with_it = address.clone().with_option(key, os(&value)).unwrap();

@@ -1,6 +1,7 @@
 //! WebSocket over any channel, both roles.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use qio_proto::ws::KeySource;
@@ -10,8 +11,8 @@ pub use qio_proto::ws::{
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::Handshaking;
-use crate::channel::Channel;
+use super::{Handshaking, Layer};
+use crate::channel::{Channel, ChannelExt};
 
 /// The name of the layer in front of that of the channel.
 pub const NAME: &str = "ws";
@@ -69,6 +70,27 @@ pub fn client<C: Channel>(
     let handshake = ClientHandshake::new(options, nonce, keys()?)
         .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
     Ok(Handshaking::new(below, handshake, deadline))
+}
+
+/// Why the peer has closed the WebSocket that a channel is, or is over; `None` while it has not, and
+/// where there is none. For channels of `net::connect` and listeners, which
+/// are over an `Arc<dyn Channel>`.
+pub fn peer_close(channel: &dyn Channel) -> Option<Close> {
+    let layer: &Layer<Arc<dyn Channel>, WebSocket> = channel.find()?;
+    layer.with_engine(|engine| engine.peer_close().cloned())
+}
+
+/// Ends our side of such a WebSocket with a status and a reason, and then that of the channel below,
+/// like [`finish`](Channel::finish); another channel is just finished.
+///
+/// # Errors
+///
+/// As [`finish`](Channel::finish); after `WouldBlock` that is to be called again.
+pub fn close(channel: &dyn Channel, status: u16, reason: &str) -> io::Result<()> {
+    if let Some(layer) = channel.find::<Layer<Arc<dyn Channel>, WebSocket>>() {
+        layer.with_engine(|engine| engine.close(status, reason));
+    }
+    channel.finish()
 }
 
 /// Masking keys that nobody can predict (RFC 6455, section 10.3), made some at a time.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::listener::{Accepted, Listener};
 use super::options::ListenEvent;
+use super::pending::{Driver, Pool, tell};
 use crate::watch::{PollSet, Steps};
 
 /// The accepting of one client. Dropping it takes nobody away.
@@ -17,14 +18,42 @@ use crate::watch::{PollSet, Steps};
 /// after twice as long each time, up to 1 s. The listener is [starved](Listener::is_starved) until
 /// then, and its observer is told. So it ends with a client, or when the listener itself is the
 /// reason why there cannot be one: with `NotConnected` once it is closed.
+///
+/// Where an address of the listener has layers, clients come out after their handshakes. Those go
+/// on, side by side, while anybody accepts: dropping this leaves them to whoever accepts next. A
+/// step may be made again after `Ready`, for the next client; with many handshakes that is better
+/// than a new one for each client, which has to look at all of them.
 #[derive(Debug)]
 pub struct Accepting<'a> {
     listener: &'a Listener,
+    /// Once there are handshakes to be driven.
+    driver: Option<Driver>,
+    only_drives: bool,
 }
 
 impl<'a> Accepting<'a> {
     pub(super) fn new(listener: &'a Listener) -> Self {
-        Self { listener }
+        Self { listener, driver: None, only_drives: false }
+    }
+
+    /// The same without accepting anybody or handing anybody out, and without an end: for the time
+    /// in which there is no room for further clients. Handshakes that have begun go on, and take no
+    /// longer than they may.
+    #[must_use]
+    pub fn only_handshakes(mut self) -> Self {
+        self.only_drives = true;
+        self
+    }
+
+    /// The handshakes of the clients, if there are layers.
+    fn pool(&mut self) -> Option<(MutexGuard<'a, Pool>, &mut Driver)> {
+        let mut pool = self.listener.pool()?;
+        let only_drives = self.only_drives;
+        let driver = self.driver.get_or_insert_with(|| {
+            pool.join();
+            Driver::new(only_drives)
+        });
+        Some((pool, driver))
     }
 }
 
@@ -32,12 +61,43 @@ impl Steps for Accepting<'_> {
     type Output = io::Result<Accepted>;
 
     fn step(&mut self, now: Instant) -> Poll<Self::Output> {
-        self.listener.attempt(now, Listener::try_accept)
+        let listener = self.listener;
+        let only_drives = self.only_drives;
+        let Some((mut pool, driver)) = self.pool() else {
+            if only_drives {
+                return Poll::Pending;
+            }
+            return listener.attempt(now, Listener::try_accept);
+        };
+        let result = pool.step(listener, driver, &mut |_| Ok(None), now);
+        let failed = pool.take_failed();
+        drop(pool);
+        tell(listener, &failed);
+        result
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        if !self.listener.watch_backoff(set) {
-            self.listener.watch(set);
+        let listener = self.listener;
+        let only_drives = self.only_drives;
+        match self.pool() {
+            None if only_drives => {}
+            Some((mut pool, driver)) => pool.watch(listener, driver, set),
+            None if !listener.watch_backoff(set) => listener.watch(set),
+            None => {}
+        }
+    }
+
+    fn woken(&mut self, set: &PollSet) {
+        if let Some((mut pool, driver)) = self.pool() {
+            pool.woken(driver, set);
+        }
+    }
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        if let (Some(_), Some(mut pool)) = (&self.driver, self.listener.pool()) {
+            pool.leave();
         }
     }
 }

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::address::Address;
 use super::admit::Peer;
+use super::layer::Stack;
 use super::listener::Accepted;
 use super::tuning::Tuning;
 use super::udp_peers::UdpPeers;
@@ -27,6 +28,9 @@ pub(crate) struct Bound {
     pub(super) family: AddressFamily,
     kind: SocketType,
     pub(super) address: Arc<Address>,
+    /// How clients reach it: the address, and what stands over it.
+    pub(super) reach: Arc<Address>,
+    pub(super) stack: Option<Arc<Stack>>,
     origin: Origin,
 }
 
@@ -105,7 +109,16 @@ impl Bound {
         address: Address,
         origin: Origin,
     ) -> Self {
-        Self { slot: Slot::new(fd), family, kind, address: Arc::new(address), origin }
+        let address = Arc::new(address);
+        let reach = Arc::clone(&address);
+        Self { slot: Slot::new(fd), family, kind, address, reach, stack: None, origin }
+    }
+
+    /// The same under the layers of the address that was listened on.
+    pub(super) fn under(mut self, address: &Address, stack: &Arc<Stack>) -> Self {
+        self.reach = Arc::new(stack.reach(address, &self.address));
+        self.stack = Some(Arc::clone(stack));
+        self
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -161,7 +174,7 @@ impl Bound {
             Some(prefix) => format!("{prefix} {peer}"),
             None => peer.clone(),
         });
-        Accepted { channel, peer, who }
+        Accepted { channel, peer, who, stack: self.stack.clone() }
     }
 
     fn channel(&self, fd: OwnedFd) -> Arc<dyn Channel> {

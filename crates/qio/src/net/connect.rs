@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::address::{Address, Refusal, Role};
 use super::cancel::Cancel;
+use super::layer::{Climb, Stack};
 use super::options::{ConnectOptions, Inherited};
 use super::reconnect::{Backoff, Retry, may_pass};
 use crate::channel::Channel;
@@ -17,7 +18,8 @@ use crate::watch::{PollSet, Steps, run};
 /// Opens `address` and waits for it.
 ///
 /// Whatever the address names becomes a channel in blocking mode, named after the address: a
-/// connected socket, a file, a started program. Waits through the current
+/// connected socket, a file, a started program; and over it the layers of the address, after their
+/// handshakes. Waits through the current
 /// [`Waiter`](crate::watch::Waiter).
 ///
 /// The addresses of a TCP host are called as Happy Eyeballs (RFC 8305) has it: families in turn,
@@ -38,7 +40,8 @@ use crate::watch::{PollSet, Steps, run};
 /// # Errors
 ///
 /// By [`Class`]: `Usage` for an address that makes no sense here, `Resolve` for a name, `Timeout`
-/// after [`ConnectOptions::timeout`], `Cancelled`, and `Open` for the rest, with what happened to
+/// after [`ConnectOptions::timeout`], `Cancelled`, `Tls`, `Denied` and `Protocol` for the handshake of a
+/// layer, whose typed error is among the [sources](std::error::Error::source), and `Open` for the rest, with what happened to
 /// each address that was tried. With [`ConnectOptions::retry`] it is the failure of the last
 /// attempt.
 #[doc(alias = "qio_channel_socket_connect_sync")]
@@ -236,11 +239,78 @@ fn start(address: &Address, request: &Request<'_>) -> State {
     let opening = match opening {
         Err(refusal) => Err(refusal.of("connect", request.address)),
         Ok(()) if cancelled => Err(given_up(request.address)),
-        Ok(()) => (address.scheme().connect)(address, request),
+        Ok(()) => open(address, request),
     };
     match opening {
         Ok(opening) => State::Opening(opening),
         Err(error) => State::Over(Some(error)),
+    }
+}
+
+/// Opens the transport, and then goes up through the layers.
+fn open(address: &Address, request: &Request<'_>) -> Result<Opening> {
+    // Before anything is connected: what they need may not be there.
+    let stack = request.options.prepared.of(address, request.address)?;
+    let transport = (address.scheme().connect)(address, request)?;
+    Ok(match stack {
+        None => transport,
+        Some(stack) => Opening::Steps(Box::new(Layered {
+            stack,
+            address: request.address.to_owned(),
+            state: Stage::Transport(transport),
+        })),
+    })
+}
+
+/// The opening of an address with layers.
+struct Layered {
+    stack: Arc<Stack>,
+    address: String,
+    state: Stage,
+}
+
+enum Stage {
+    Transport(Opening),
+    Layers(Climb),
+}
+
+impl Steps for Layered {
+    type Output = Result<Arc<dyn Channel>>;
+
+    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
+        if let Stage::Transport(opening) = &mut self.state {
+            let channel = match opening {
+                Opening::Ready(channel) => Arc::clone(channel),
+                Opening::Steps(steps) => match steps.step(now) {
+                    Poll::Ready(Ok(channel)) => channel,
+                    other => return other,
+                },
+            };
+            let climb = self.stack.climb(channel, "connect", self.address.clone());
+            self.state = Stage::Layers(climb);
+        }
+        match &mut self.state {
+            Stage::Layers(climb) => climb.step(now),
+            Stage::Transport(_) => Poll::Pending,
+        }
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        match &mut self.state {
+            Stage::Transport(Opening::Steps(steps)) => steps.watch(set),
+            Stage::Transport(Opening::Ready(_)) => set.wake_at(Instant::now()),
+            Stage::Layers(climb) => climb.watch(set),
+        }
+    }
+}
+
+impl OpeningSteps for Layered {
+    fn missing(&self) -> &'static str {
+        match &self.state {
+            Stage::Transport(Opening::Steps(steps)) => steps.missing(),
+            Stage::Transport(Opening::Ready(_)) => "no channel",
+            Stage::Layers(climb) => climb.missing(),
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::Poll;
 use std::time::Instant;
 
 use rustix::io::{Errno, FdFlags};
@@ -14,13 +15,15 @@ use super::accepting::{Accepting, Backoff};
 use super::address::{Address, Refusal, Role};
 use super::admit::{Peer, Verdict};
 pub(crate) use super::bound::{Bound, SocketFile, channel_of};
+use super::layer::Stack;
 use super::options::{ListenEvent, ListenOptions};
+use super::pending::{Driver, Pool};
 use super::scheme::fd::listening_kind;
 use super::slots::{Held, Place, Slots};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
 use crate::interest::Interest;
-use crate::watch::{Event, PollSet};
+use crate::watch::{Event, PollSet, Steps};
 
 /// Listens on `address`: on all addresses of a name, with one port.
 ///
@@ -70,7 +73,13 @@ fn open(address: &Address, options: &ListenOptions) -> Result<Vec<Bound>> {
     let Some(listen) = address.scheme().listen else {
         return Err(refused(Refusal::new("it cannot be listened on")));
     };
-    listen(address, options)
+    // Before anything is bound: what the layers need may not be there.
+    let stack = Stack::of(address)?;
+    let mut bound = listen(address, options)?;
+    if let Some(stack) = stack {
+        bound = bound.into_iter().map(|bound| bound.under(address, &stack)).collect();
+    }
+    Ok(bound)
 }
 
 /// Listening sockets that are accepted from as one.
@@ -121,6 +130,10 @@ pub struct Listener {
     made_good: AtomicU64,
     refused: AtomicU64,
     pub(super) backoff: Backoff,
+    /// Clients in the handshakes of layers.
+    pool: Mutex<Pool>,
+    /// Whether an address has, or had, layers.
+    has_layers: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -158,6 +171,8 @@ pub struct Accepted {
     pub peer: String,
     /// The same as data.
     pub who: Peer,
+    /// The layers whose handshakes come first.
+    pub(super) stack: Option<Arc<Stack>>,
 }
 
 /// Making listeners.
@@ -196,6 +211,8 @@ impl Listener {
             made_good: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             backoff: Backoff::default(),
+            pool: Mutex::new(Pool::new(options.max_pending, options.handshake_timeout)),
+            has_layers: AtomicBool::new(false),
         }
     }
 
@@ -215,6 +232,9 @@ impl Listener {
             let _ = close_all(&bound.into_iter().map(Arc::new).collect::<Vec<_>>());
             let error = self.not_listening();
             return Err(Error::new(Class::Open, "listen", address).because(error));
+        }
+        if !address.layers().is_empty() {
+            self.has_layers.store(true, Ordering::Release);
         }
         let source = reopening(address, &bound);
         state.join(address.to_string(), bound.into_iter().map(Arc::new), [source]);
@@ -315,6 +335,9 @@ impl Listener {
             let _ = close_all(&sockets);
             return Err(self.not_listening());
         }
+        if sockets.iter().any(|bound| bound.stack.is_some()) {
+            self.has_layers.store(true, Ordering::Release);
+        }
         state.join(name, sockets.iter().cloned(), sources);
         Ok(())
     }
@@ -329,10 +352,11 @@ impl Listener {
 
 /// Accepting.
 impl Listener {
-    /// The addresses that clients connect to, with the port that was really bound.
+    /// The addresses that clients connect to, with the port that was really bound, and with the
+    /// layers and what a client has to say of them.
     #[doc(alias = "qio_channel_socket_get_local_address")]
     pub fn local_addresses(&self) -> Vec<Address> {
-        self.read().sockets.iter().map(|bound| Address::clone(&bound.address)).collect()
+        self.read().sockets.iter().map(|bound| Address::clone(&bound.reach)).collect()
     }
 
     /// Whether every client will have an IP address, which a check of
@@ -355,7 +379,8 @@ impl Listener {
     /// Accepts a client that is there already.
     ///
     /// A client that was gone before it could be accepted is not reported, nor is one that is
-    /// refused: the next one is taken.
+    /// refused: the next one is taken. Where an address has layers, a client is there when it has
+    /// got through its handshakes.
     ///
     /// # Errors
     ///
@@ -364,10 +389,22 @@ impl Listener {
     /// ([`is_descriptor_limit`]) mean that a client waits for which there is no descriptor: the
     /// listener stays readable, so the caller has to stop asking until some other one is closed.
     pub fn try_accept(&self) -> io::Result<Accepted> {
+        if self.has_layers.load(Ordering::Acquire) {
+            return match self.accepting().step(Instant::now()) {
+                Poll::Ready(result) => result,
+                Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+            };
+        }
         match self.try_place()? {
             Some(place) => self.take().map(|accepted| accepted.holding(place)),
             None => self.take(),
         }
+    }
+
+    /// The handshakes of clients, if there are layers.
+    pub(super) fn pool(&self) -> Option<MutexGuard<'_, Pool>> {
+        let has_layers = self.has_layers.load(Ordering::Acquire);
+        has_layers.then(|| self.pool.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A place for a client, if there is a limit; would-blocks when all are taken.
@@ -462,11 +499,14 @@ impl Listener {
 
     /// Adds what to poll for clients: nothing that a client could wake while it is paused or full.
     pub fn watch(&self, set: &mut PollSet) {
-        self.watch_unless(self.is_full(), set);
+        match self.pool() {
+            Some(mut pool) => pool.watch(self, &mut Driver::default(), set),
+            None => self.watch_sockets(self.is_full(), set),
+        }
     }
 
-    /// The same, where clients are of no interest while `is_full`.
-    pub(super) fn watch_unless(&self, is_full: bool, set: &mut PollSet) {
+    /// Adds what to poll for new clients, who are of no interest while `is_full`.
+    pub(super) fn watch_sockets(&self, is_full: bool, set: &mut PollSet) {
         if !self.watch_life(set) {
             return;
         }
@@ -582,7 +622,8 @@ impl Listener {
 
     /// Stops listening, from any thread; who waits for a client wakes up with an error.
     ///
-    /// Connections that were accepted go on, those that were not are refused. The file of a Unix
+    /// Connections that were accepted go on, those that were not, or that are in their handshakes,
+    /// are refused. The file of a Unix
     /// socket is removed if it is still the one that was made here. Idempotent: the first call
     /// gets the result, later ones `Ok`.
     ///
@@ -595,7 +636,25 @@ impl Listener {
         state.close();
         let sockets = Arc::clone(&state.sockets);
         drop(state);
-        close_all(&sockets)
+        let result = close_all(&sockets);
+        if let Some(mut pool) = self.pool() {
+            pool.clear();
+        }
+        result
+    }
+
+    /// Reads certificates, keys and what else the layers need again, for clients that come from
+    /// now on. Those that are here are not touched.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`]; everything stays as it was for the layer that it is about.
+    pub fn reload(&self) -> Result<()> {
+        let sockets = Arc::clone(&self.read().sockets);
+        let mut stacks: Vec<_> = sockets.iter().filter_map(|bound| bound.stack.as_ref()).collect();
+        // The sockets of one address share their layers.
+        stacks.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        stacks.into_iter().try_for_each(|stack| stack.reload())
     }
 
     /// Listens again after [`close`](Listener::close), on the same addresses: with the port that

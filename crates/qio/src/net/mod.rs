@@ -13,6 +13,7 @@ mod inet;
 mod layer;
 mod listener;
 mod options;
+mod pending;
 mod port_owner;
 mod reconnect;
 mod resolver;
@@ -30,9 +31,11 @@ pub use admit::{Admit, Network, Peer, Verdict};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};
 pub use handshake::{Handshake, Handshakes};
+pub use layer::{Layer, layers};
 pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
 pub use options::{
-    ConnectOptions, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions, Observer,
+    ConnectOptions, DEFAULT_PENDING, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions,
+    Observer,
 };
 pub use reconnect::{Backoff, Jitter, Retry, may_pass};
 pub use resolver::{Family, Lookup, Resolve};

@@ -9,6 +9,7 @@ use qio_os::InheritedFds;
 use super::address::Address;
 use super::admit::{Admit, Peer};
 use super::cancel::Cancel;
+use super::layer::Prepared;
 use super::reconnect::Retry;
 use super::scheme::fd;
 use crate::error::{Error, Result};
@@ -16,6 +17,10 @@ use crate::error::{Error, Result};
 /// How long opening may take when nothing else is said: long enough for two lost SYN packets and
 /// their retransmissions (after 1 s and 3 s) on any usable path, short enough to be noticed.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many clients may be in their handshakes at a time when nothing else is said: an attacker who
+/// opens a thousand connections a second leaves an honest client a quarter of one.
+pub const DEFAULT_PENDING: usize = 256;
 
 /// How [`connect`](super::connect) opens an address.
 ///
@@ -41,6 +46,8 @@ pub struct ConnectOptions {
     pub inherited: Option<Inherited>,
     /// How another thread gives the attempt up.
     pub cancel: Option<Cancel>,
+    /// What layers have read from files.
+    pub(super) prepared: Prepared,
 }
 
 /// How [`listen`](super::listen) opens an address, and whom it lets in.
@@ -75,6 +82,12 @@ pub struct ListenOptions {
     pub admit: Option<Admit>,
     /// How many accepted channels there may be at a time; without it, as many as come.
     pub max_connections: Option<usize>,
+    /// How long the handshakes of a client may take together, where the address has layers.
+    /// [`DEFAULT_TIMEOUT`] unless set: as long as connecting may take.
+    pub handshake_timeout: Duration,
+    /// How many clients may be in their handshakes at a time; for a newer one the oldest has to
+    /// make room. [`DEFAULT_PENDING`] unless set.
+    pub max_pending: usize,
     /// Who is told what happens to clients that are not handed out.
     pub observer: Option<Observer>,
     /// The port may be in use by the UDP peers of a listener that was closed and is reopened.
@@ -124,7 +137,13 @@ pub struct Inherited {
 impl ConnectOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { timeout: Some(DEFAULT_TIMEOUT), retry: None, inherited: None, cancel: None }
+        Self {
+            timeout: Some(DEFAULT_TIMEOUT),
+            retry: None,
+            inherited: None,
+            cancel: None,
+            prepared: Prepared::default(),
+        }
     }
 
     /// Sets how long an attempt may take; `None` is for ever.
@@ -154,6 +173,26 @@ impl ConnectOptions {
         self.cancel = Some(cancel);
         self
     }
+
+    /// Forgets what the layers of addresses have read from files.
+    ///
+    /// These options and their clones read certificates, keys and passwords of an address once, at
+    /// its first attempt; after this they read them again. TLS sessions can be resumed until then.
+    pub fn reload(&self) {
+        self.prepared.forget();
+    }
+
+    /// Finds out early what would fail in each attempt to connect to `address`: that a file which
+    /// a layer of it needs is not there, or makes no sense. Nothing is connected.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](super::connect) reports it.
+    pub fn prepare(&self, address: &Address) -> Result<()> {
+        let text = address.to_string();
+        address.check().map_err(|refusal| refusal.of("connect", &text))?;
+        self.prepared.of(address, &text).map(drop)
+    }
 }
 
 impl Default for ConnectOptions {
@@ -171,6 +210,8 @@ impl ListenOptions {
             cancel: None,
             admit: None,
             max_connections: None,
+            handshake_timeout: DEFAULT_TIMEOUT,
+            max_pending: DEFAULT_PENDING,
             observer: None,
             beside_peers: false,
         }
@@ -212,6 +253,20 @@ impl ListenOptions {
     #[must_use]
     pub fn max_connections(mut self, limit: impl Into<Option<usize>>) -> Self {
         self.max_connections = limit.into();
+        self
+    }
+
+    /// Sets how long the handshakes of a client may take together.
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Sets how many clients may be in their handshakes at a time, at least 1.
+    #[must_use]
+    pub fn max_pending(mut self, limit: usize) -> Self {
+        self.max_pending = limit;
         self
     }
 

@@ -44,6 +44,10 @@ pub enum Origins {
     Any,
     /// Those of the host that was connected to.
     SameHost,
+    /// Those of this machine: `localhost`, 127.0.0.0/8 and `[::1]`, with any port. What a listener
+    /// on the loopback interface wants: a name that somebody else has made to lead here is the host
+    /// that was connected to, and no loopback name.
+    Loopback,
     /// These: `https://app.example`.
     Listed(Vec<String>),
 }
@@ -179,6 +183,7 @@ impl ServerHandshake {
                 let name = origin.split_once("://").map_or(origin, |(_, name)| name);
                 name.eq_ignore_ascii_case(host)
             }
+            Origins::Loopback => is_loopback(origin),
             Origins::Listed(list) => {
                 list.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
             }
@@ -312,6 +317,21 @@ const AUTHORIZATION: Refusal = Refusal {
     what: "a user and a password are needed",
     fields: "WWW-Authenticate: Basic realm=\"qio\", charset=\"UTF-8\"\r\n",
 };
+
+/// Whether a page comes from this machine.
+fn is_loopback(origin: &str) -> bool {
+    let Some((_, authority)) = origin.split_once("://") else { return false };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, ""),
+    };
+    let is_address = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host.parse().is_ok_and(|ip: core::net::Ipv6Addr| ip.is_loopback()),
+        None => host.parse().is_ok_and(|ip: core::net::Ipv4Addr| ip.is_loopback()),
+    };
+    port.bytes().all(|byte| byte.is_ascii_digit())
+        && (is_address || host.eq_ignore_ascii_case("localhost"))
+}
 
 fn is_key(key: &str) -> bool {
     BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)

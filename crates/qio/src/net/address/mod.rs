@@ -3,6 +3,7 @@
 mod escape;
 mod form;
 mod parse;
+mod part;
 mod qemu;
 mod refusal;
 mod value;
@@ -17,12 +18,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub(crate) use form::Form;
+pub(crate) use part::Part;
 pub(crate) use refusal::{Refusal, suggestion};
 pub(crate) use value::parse_count;
 pub use value::{BadValue, Value, parse_duration, parse_size};
 
 use self::escape::encode;
-use super::layer::Layer;
+use super::layer::{Layer, SHORTHANDS, Shorthand};
 use super::scheme::{Applies, OptionInfo, SCHEMES, Scheme, exec, fd, file, null, pipe, stdio};
 use super::scheme::{echo, tcp, udp, unix, vsock};
 use crate::error::{Error, Result};
@@ -32,7 +34,9 @@ use crate::error::{Error, Result};
 /// As a text: `[listen:][layer+…]transport:target[?key=value&…]`, where `//` may follow the
 /// colon. [`schemes`](super::schemes) lists the transports with their options. The first `?` that
 /// is neither escaped nor (in `exec:`) quoted starts the options; `%XX` is a byte in targets and
-/// values, which need not be UTF-8. `Display` writes the text that parses to the same address.
+/// values, which need not be UTF-8. The leftmost layer is nearest to the user; a key goes to the
+/// outermost part that knows it, unless it names the part: `tls.cert`, `tls2.cert` of the second
+/// from the left. `Display` writes the text that parses to the same address.
 ///
 /// | Text | What it is |
 /// |---|---|
@@ -46,6 +50,9 @@ use crate::error::{Error, Result};
 /// | `file:log?append`, `pipe:/run/fifo` | a file, a FIFO |
 /// | `fd:3`, `fd:web`, `-` | an inherited descriptor by number or name, the standard streams |
 /// | `null:`, `echo:` | nothing, and everything that was written |
+/// | `tls+tcp://db.example:5432`, `listen:tls+unix:/run/x?cert=FILE&key=FILE` | TLS over it |
+/// | `ws://host:8080/path`, `wss://host/path` | WebSocket: `ws+tcp`, `ws+tls+tcp` |
+/// | `ws+tls+unix:/run/x.sock?path=/x` | any [layers](super::layers) over any transport |
 /// | `qemu:db.example:5432,ipv4` | what QEMU means by the text, see [`parse_qemu`](Self::parse_qemu) |
 ///
 /// ```
@@ -229,7 +236,7 @@ impl Address {
                 if !setting.option.repeatable {
                     self.settings.retain(|other| !other.is_same_option(&setting));
                 }
-                self.settings.push(setting);
+                self.put(setting);
                 Ok(self)
             }
             Err(refusal) => Err(refusal.of("set an option of", &self.to_string())),
@@ -247,6 +254,17 @@ impl Address {
     /// The transport.
     pub fn scheme(&self) -> &'static Scheme {
         self.scheme
+    }
+
+    /// Whether there are layers over the transport.
+    pub fn has_layers(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    /// Whether a listener on this address makes its certificate: then only
+    /// [`Listener::local_addresses`](super::Listener::local_addresses) tells whom to trust.
+    pub fn is_self_signed(&self) -> bool {
+        (0..self.layers.len()).any(|part| self.part(part).switch("self-signed"))
     }
 
     /// The TCP or UDP port, if the address has one.
@@ -342,32 +360,36 @@ impl Address {
                 return Err(Refusal::new(format!("option {name:?} is given twice")));
             }
         }
+        for (index, layer) in self.layers.iter().enumerate() {
+            let part = self.part(index);
+            (layer.check)(&part).map_err(|refusal| refusal.inside(&part.name()))?;
+        }
         (self.scheme.check)(self)
     }
 
     /// Whether the option of the transport was given.
     pub fn is_given(&self, key: &str) -> bool {
-        self.values(key).next().is_some()
+        self.transport().is_given(key)
     }
 
     /// The value of a switch.
     pub(crate) fn switch(&self, key: &str) -> bool {
-        self.text(key).is_some_and(|text| value::parse_switch(&text).unwrap_or(true))
+        self.transport().switch(key)
     }
 
     /// The value of a time.
     pub(crate) fn duration(&self, key: &str) -> Option<Duration> {
-        self.text(key).and_then(|text| parse_duration(&text).ok())
+        self.transport().duration(key)
     }
 
     /// The value of a number.
     pub(crate) fn count(&self, key: &str) -> Option<u32> {
-        self.text(key).and_then(|text| parse_count(&text)).and_then(|count| count.try_into().ok())
+        self.transport().count(key)
     }
 
     /// The value of a number of bytes.
     pub(crate) fn size(&self, key: &str) -> Option<usize> {
-        self.text(key).and_then(|text| parse_size(&text).ok())
+        self.transport().size(key)
     }
 
     /// The value of permission bits.
@@ -377,25 +399,66 @@ impl Address {
 
     /// The value of a transport's option as a text, or its default; a bare key is `on`.
     pub(crate) fn text(&self, key: &str) -> Option<Cow<'_, str>> {
-        let given = self.values(key).last().map(OsStr::to_string_lossy);
-        given.or_else(|| {
-            let option = self.scheme.options.iter().find(|option| option.name == key);
-            option.and_then(|option| option.default).map(Cow::Borrowed)
-        })
+        self.transport().text(key)
     }
 
     /// All values that were given for a transport's option.
     pub(crate) fn values(&self, key: &str) -> impl Iterator<Item = &OsStr> {
-        let transport = self.layers.len();
-        self.settings
-            .iter()
-            .filter(move |setting| setting.part == transport && setting.option.name == key)
-            .map(|setting| OsStr::from_bytes(setting.value.as_deref().unwrap_or(b"on")))
+        self.transport().values(key)
     }
 
-    /// The options of one part, counted from the outermost layer.
-    fn part_options(&self, part: usize) -> &'static [OptionInfo] {
-        self.layers.get(part).map_or(self.scheme.options, |layer| layer.options)
+    /// The layers, the outermost first.
+    pub(crate) fn layers(&self) -> &[&'static Layer] {
+        &self.layers
+    }
+
+    /// A layer, counted from the outermost, or behind them the transport.
+    pub(crate) fn part(&self, index: usize) -> Part<'_> {
+        Part { address: self, index }
+    }
+
+    fn transport(&self) -> Part<'_> {
+        self.part(self.layers.len())
+    }
+
+    /// This address of a transport, to connect to, under the layers of another one, with those
+    /// options of theirs that a client needs.
+    pub(crate) fn under_layers_of(
+        &self,
+        other: &Self,
+        options: impl IntoIterator<Item = (usize, &'static str, String)>,
+    ) -> Self {
+        let mut address = Self { layers: other.layers.clone(), ..self.clone() };
+        for setting in &mut address.settings {
+            setting.part += other.layers.len();
+        }
+        for (part, key, value) in options {
+            let option = address.part(part).options().iter().find(|option| option.name == key);
+            if let Some(option) = option {
+                address.put(Setting { part, option, value: Some(value.into_bytes()) });
+            }
+        }
+        address
+    }
+
+    /// The layer whose option is written behind the host, if there is a host: the outermost that
+    /// has one.
+    fn part_in_target(&self) -> Option<(usize, &'static str)> {
+        let named = |(index, layer): (usize, &&'static Layer)| Some((index, layer.in_target?));
+        let found = self.layers.iter().enumerate().find_map(named);
+        found.filter(|_| self.scheme.form.slashes)
+    }
+
+    /// What is written behind the host.
+    fn is_in_target(&self, setting: &Setting) -> bool {
+        let is_path = setting.value.as_deref().is_some_and(|value| value.starts_with(b"/"));
+        is_path && self.part_in_target() == Some((setting.part, setting.option.name))
+    }
+
+    /// Adds an option where a text has it: what stands in the target comes before the others.
+    fn put(&mut self, setting: Setting) {
+        let at = if self.is_in_target(&setting) { 0 } else { self.settings.len() };
+        self.settings.insert(at, setting);
     }
 
     /// The name of one part as a prefix of keys: `tls`, and `tls2` for the second.
@@ -423,7 +486,7 @@ impl Address {
             name = rest;
         }
         let found = parts.into_iter().find_map(|part| {
-            let option = self.part_options(part).iter().find(|option| option.name == name)?;
+            let option = self.part(part).options().iter().find(|option| option.name == name)?;
             Some((part, option))
         });
         let Some((part, option)) = found else {
@@ -450,7 +513,7 @@ impl Address {
 
     fn keys(&self) -> Vec<&'static str> {
         (0..=self.layers.len())
-            .flat_map(|part| self.part_options(part))
+            .flat_map(|part| self.part(part).options())
             .filter(|option| option.applies.to(self.role))
             .map(|option| option.name)
             .collect()
@@ -473,6 +536,19 @@ fn host_of(addr: SocketAddr) -> String {
     }
 }
 
+impl Address {
+    /// The short way to write the layers next to the transport together with it.
+    fn shorthand(&self) -> Option<&'static Shorthand> {
+        let fits = |short: &&Shorthand| {
+            let inner = self.layers.iter().rev().map(|layer| layer.name);
+            self.layers.len() >= short.layers.len()
+                && inner.zip(short.layers.iter().rev()).all(|(name, wanted)| name == *wanted)
+        };
+        let is_whole = self.scheme.name == tcp::SCHEME.name && self.target.len() == 2;
+        SHORTHANDS.iter().find(fits).filter(|_| is_whole)
+    }
+}
+
 impl FromStr for Address {
     type Err = Error;
 
@@ -486,25 +562,44 @@ impl fmt::Display for Address {
         if self.role == Role::Listen {
             out.write_str("listen:")?;
         }
-        for layer in &self.layers {
+        let short = self.shorthand();
+        let spelled_out = self.layers.len() - short.map_or(0, |short| short.layers.len());
+        for layer in &self.layers[..spelled_out] {
             write!(out, "{}+", layer.name)?;
         }
         let mut text = String::new();
-        (self.scheme.form.print)(&self.target, &mut text);
+        let words = match (short, &*self.target) {
+            (Some(short), [host, port]) if *port == short.port.as_bytes() => {
+                std::slice::from_ref(host)
+            }
+            (_, words) => words,
+        };
+        (self.scheme.form.print)(words, &mut text);
+        if self.part_in_target().is_some() {
+            // The first slash would end the host.
+            text = text.replace('/', "%2F");
+        }
         if self.scheme.name == stdio::SCHEME.name {
             out.write_str("-")?;
         } else {
-            write!(out, "{}:", self.scheme.name)?;
+            write!(out, "{}:", short.map_or(self.scheme.name, |short| short.name))?;
         }
         // When it is parsed, two slashes in front are taken away.
         if self.scheme.form.slashes || text.starts_with("//") {
             out.write_str("//")?;
         }
         out.write_str(&text)?;
-        for (index, setting) in self.settings.iter().enumerate() {
+        let path = self.settings.first().filter(|setting| self.is_in_target(setting));
+        if let Some(path) = path.and_then(|path| path.value.as_deref()) {
+            let mut text = String::new();
+            encode(path, "?", &mut text);
+            out.write_str(&text)?;
+        }
+        let options = &self.settings[usize::from(path.is_some())..];
+        for (index, setting) in options.iter().enumerate() {
             out.write_str(if index == 0 { "?" } else { "&" })?;
             let name = setting.option.name;
-            let mut outer = (0..setting.part).flat_map(|part| self.part_options(part));
+            let mut outer = (0..setting.part).flat_map(|part| self.part(part).options());
             if outer.any(|option| option.name == name) {
                 write!(out, "{}.", self.part_name(setting.part))?;
             }

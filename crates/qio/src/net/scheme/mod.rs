@@ -157,7 +157,7 @@ impl OptionInfo {
         Self { name, value, default: None, applies, repeatable: false, help }
     }
 
-    pub(super) const fn default(mut self, default: &'static str) -> Self {
+    pub(crate) const fn default(mut self, default: &'static str) -> Self {
         self.default = Some(default);
         self
     }
@@ -167,14 +167,14 @@ impl OptionInfo {
         self
     }
 
-    pub(super) const fn repeatable(mut self) -> Self {
+    pub(crate) const fn repeatable(mut self) -> Self {
         self.repeatable = true;
         self
     }
 }
 
 impl Example {
-    const fn new(address: &'static str, meaning: &'static str) -> Self {
+    pub(crate) const fn new(address: &'static str, meaning: &'static str) -> Self {
         Self { address, meaning }
     }
 }

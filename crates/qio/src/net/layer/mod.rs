@@ -1,0 +1,130 @@
+//! The table of layers: what can stand in front of a transport, joined with `+`.
+//!
+//! A new layer is one file and one line in [`LAYERS`]: parsing, help, the manual page, completions
+//! and error messages all come from here.
+
+mod stack;
+#[cfg(feature = "tls")]
+mod tls;
+mod ws;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use qio_proto::Handshake;
+
+use super::address::{Part, Refusal};
+use super::scheme::{Example, OptionInfo};
+use crate::channel::Channel;
+use crate::error::Result;
+use crate::layer::Handshaking;
+use crate::watch::{PollSet, Steps};
+
+pub(crate) use stack::{Climb, Prepared, Stack};
+
+/// Every layer, in the order in which help shows them.
+pub(crate) const LAYERS: &[Layer] = &[
+    #[cfg(feature = "tls")]
+    tls::LAYER,
+    ws::LAYER,
+];
+
+/// The layers that an address can name, for help and completions.
+pub fn layers() -> &'static [Layer] {
+    LAYERS
+}
+
+/// One layer: a protocol that an address can put over its transport, in either role.
+#[non_exhaustive]
+pub struct Layer {
+    /// What stands in front of the `+`.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub summary: &'static str,
+    /// Addresses and what they mean.
+    pub examples: &'static [Example],
+    /// What can stand behind the `?`.
+    pub options: &'static [OptionInfo],
+    /// The option that is written behind the host, where there is one: what starts with a slash.
+    pub(crate) in_target: Option<&'static str>,
+    /// What did not happen, for the text of a timeout.
+    pub(crate) missing: &'static str,
+    /// Finds what is wrong with the options, for the role of the address.
+    pub(crate) check: fn(&Part<'_>) -> std::result::Result<(), Refusal>,
+    /// Reads what the options name; the result serves any number of connections.
+    pub(crate) prepare: fn(&Part<'_>) -> Result<Arc<dyn Begin>>,
+}
+
+/// What an address with layers can be written as: the name, its layers, and the port of TCP that
+/// is meant when none is given.
+pub(crate) struct Shorthand {
+    pub(crate) name: &'static str,
+    pub(crate) layers: &'static [&'static str],
+    pub(crate) port: &'static str,
+}
+
+/// RFC 6455, section 3.
+pub(crate) const SHORTHANDS: &[Shorthand] = &[
+    Shorthand { name: "wss", layers: &["ws", "tls"], port: "443" },
+    Shorthand { name: "ws", layers: &["ws"], port: "80" },
+];
+
+/// A layer with its options, which begins handshakes.
+pub(crate) trait Begin: fmt::Debug + Send + Sync {
+    /// Begins the handshake over a channel of its own.
+    fn begin(&self, below: Arc<dyn Channel>) -> io::Result<Link>;
+
+    /// What a client has to say to reach this server, as options.
+    fn reach(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// Reads again what the options name, for handshakes that begin from now on.
+    fn reload(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The handshake of one layer.
+pub(crate) type Link = Box<dyn Steps<Output = io::Result<Arc<dyn Channel>>> + Send>;
+
+/// A handshake that becomes the channel.
+pub(crate) struct Upgrade<H> {
+    kind: &'static str,
+    handshaking: Handshaking<Arc<dyn Channel>, H>,
+}
+
+impl<H: Handshake + 'static> Upgrade<H>
+where
+    H::Engine: fmt::Debug + 'static,
+{
+    pub(crate) fn link(kind: &'static str, handshaking: Handshaking<Arc<dyn Channel>, H>) -> Link {
+        Box::new(Self { kind, handshaking })
+    }
+}
+
+impl<H: Handshake> Steps for Upgrade<H>
+where
+    H::Engine: fmt::Debug + 'static,
+{
+    type Output = io::Result<Arc<dyn Channel>>;
+
+    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
+        self.handshaking.step(now).map_ok(|established| -> Arc<dyn Channel> {
+            Arc::new(established.into_layer(self.kind))
+        })
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        self.handshaking.watch(set);
+    }
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Layer({})", self.name)
+    }
+}
