@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::patience;
 use qio::layer::{Established, Handshaking, ws};
-use qio::transport::Socket;
+use qio::transport::{MessageKind, Messages, Socket};
 use qio::watch::{Steps, run};
-use qio::{Channel, ChannelExt, Mode};
+use qio::{Channel, ChannelExt, Mode, ReadFlags};
 
 const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -103,4 +103,17 @@ fn what_comes_behind_the_request_is_the_first_data() {
     let mut text = [0; 5];
     channel.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"first");
+}
+
+#[test]
+fn a_channel_of_messages_is_refused() {
+    let (left, right) = Messages::pair(MessageKind::Datagram).unwrap();
+    let handshake = ws::client(left, ws::ClientOptions::new("h"), patience()).unwrap();
+    let ControlFlow::Break(result) = run(handshake, patience()).unwrap() else {
+        panic!("it hangs")
+    };
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported);
+    let mut buf = [0; 8];
+    let end = right.receive_with(&mut [io::IoSliceMut::new(&mut buf)], ReadFlags::NONBLOCK, None);
+    assert!(!matches!(end, Ok(Some(_))), "nothing was sent");
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use qio_proto::{Engine, Handshake};
 
 use super::Layer;
-use crate::channel::{Channel, ChannelExt, ReadFlags, WriteFlags};
+use crate::channel::{Channel, ChannelExt, Features, ReadFlags, WriteFlags};
 use crate::interest::Interest;
 use crate::watch::{PollSet, Steps};
 
@@ -16,6 +16,8 @@ use crate::watch::{PollSet, Steps};
 ///
 /// There is nothing to read plain bytes from before it is over. Dropping it cancels: the channel
 /// below is closed.
+///
+/// A channel that keeps messages apart ([`Features::MESSAGES`]) is refused (`Unsupported`).
 ///
 /// The error has the handshake's own as its source; the peer was told the reason, as far as the
 /// protocol has words for it and the channel took them.
@@ -56,6 +58,11 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
         let Some((below, handshake)) = &mut self.parts else {
             return Err(io::Error::other("the handshake is over"));
         };
+        if below.features().contains(Features::MESSAGES) {
+            let text =
+                format!("{}: a protocol over a stream cannot go over messages", below.name());
+            return Err(io::Error::new(ErrorKind::Unsupported, text));
+        }
         loop {
             let mut blocked = None;
             while handshake.wants_wire() || !self.outbound.is_empty() {
