@@ -14,15 +14,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use common::{in_own_process, open_fds, patience};
-use qio::ChannelExt;
 use qio::error::Class;
 use qio::net::{self, Address, ConnectOptions, ListenOptions, Listener};
+use qio::transport::Socket;
+use qio::{Channel, ChannelExt};
 
 fn listen(address: &Address) -> qio::Result<Listener> {
     net::listen(&address.clone().listening(), &ListenOptions::new())
 }
 
-fn connect(address: &Address) -> qio::Result<std::sync::Arc<dyn qio::Channel>> {
+fn connect(address: &Address) -> qio::Result<std::sync::Arc<dyn Channel>> {
     net::connect(address, &ConnectOptions::new())
 }
 
@@ -432,4 +433,23 @@ fn an_unnamed_client_and_one_with_a_name_of_zeros_are_known_by_their_process() {
         let (pid, uid) = (std::process::id(), rustix::process::geteuid().as_raw());
         assert_eq!(peer, format!("unix:{} (process {pid}, user {uid})", path.display()));
     }
+}
+
+#[test]
+fn both_sides_have_buffers_of_the_sizes_that_their_addresses_say() {
+    let dir = folder();
+    let path = dir.path().join("x");
+    let sizes = |channel: &dyn Channel| {
+        let socket = channel.find::<Socket>().unwrap();
+        (socket.send_buffer_size().unwrap(), socket.receive_buffer_size().unwrap())
+    };
+    let options = [("sndbuf", "48k"), ("rcvbuf", "24k")];
+    let listener = listen(&with(&Address::unix(&path), &options)).unwrap();
+    let options = [("sndbuf", "32k"), ("rcvbuf", "16k")];
+    let address = with(&Address::unix(&path), &options);
+    let client = net::connect(&address, &ConnectOptions::new()).unwrap();
+    let server = listener.accept(patience()).unwrap().channel;
+    // The kernel doubles what it is told (socket(7)).
+    assert_eq!(sizes(&*client), (2 * 32 * 1024, 2 * 16 * 1024));
+    assert_eq!(sizes(&*server), (2 * 48 * 1024, 2 * 24 * 1024));
 }

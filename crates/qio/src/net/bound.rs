@@ -15,6 +15,7 @@ use super::address::Address;
 use super::admit::Peer;
 use super::layer::Stack;
 use super::listener::Accepted;
+use super::socket_setup::SocketSetup;
 use super::tuning::Tuning;
 use super::udp_peers::UdpPeers;
 use crate::channel::Channel;
@@ -31,6 +32,8 @@ pub(crate) struct Bound {
     /// How clients reach it: the address, and what stands over it.
     pub(super) reach: Arc<Address>,
     pub(super) stack: Option<Arc<Stack>>,
+    /// What clients do not inherit from it.
+    buffers: SocketSetup,
     origin: Origin,
 }
 
@@ -79,6 +82,13 @@ impl Bound {
         Self::new(fd, (AddressFamily::UNIX, kind), address, origin)
     }
 
+    /// The same, of which clients get buffers of these sizes: a Unix socket that is accepted inherits
+    /// nothing (unix_stream_connect of the kernel).
+    pub(crate) fn with_buffers(mut self, buffers: SocketSetup) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
     /// A UDP socket of our own, in non-blocking mode.
     pub(crate) fn datagram(fd: OwnedFd, family: AddressFamily, peers: UdpPeers) -> Self {
         let address = Address::of_datagram_socket(peers.local());
@@ -111,7 +121,16 @@ impl Bound {
     ) -> Self {
         let address = Arc::new(address);
         let reach = Arc::clone(&address);
-        Self { slot: Slot::new(fd), family, kind, address, reach, stack: None, origin }
+        Self {
+            slot: Slot::new(fd),
+            family,
+            kind,
+            address,
+            reach,
+            stack: None,
+            buffers: SocketSetup::default(),
+            origin,
+        }
     }
 
     /// The same under the layers of the address that was listened on.
@@ -183,6 +202,8 @@ impl Bound {
             // this fail, and is found out when it is read from.
             let _ = Tuning::of(&Address::tcp("", 0)).apply(&fd);
         }
+        // The kernel caps what is too large, and refuses nothing else.
+        let _ = self.buffers.apply_buffers(fd.as_fd());
         channel_of(fd, self.family, self.kind)
     }
 

@@ -16,14 +16,18 @@ pub(crate) const SOCKET_OPTIONS: &[OptionInfo] = &[
     OptionInfo::new("bind", Value::Text("HOST[:PORT]"), "the local address to connect from")
         .only(Applies::Connect),
     OptionInfo::new("device", Value::Text("NAME"), "use this network interface only"),
-    OptionInfo::new("sndbuf", Value::Size, "send buffer, which the kernel doubles (SO_SNDBUF)"),
-    OptionInfo::new("rcvbuf", Value::Size, "receive buffer, which the kernel doubles (SO_RCVBUF)"),
     OptionInfo::new("ttl", Value::Count { from: 1, to: 255 }, "routers that a packet may pass"),
     OptionInfo::new(
         "tos",
         Value::Count { from: 0, to: 255 },
         "type of service of packets; the two lowest bits are TCP's own",
     ),
+];
+
+/// The options of sockets of every family.
+pub(crate) const BUFFER_OPTIONS: &[OptionInfo] = &[
+    OptionInfo::new("sndbuf", Value::Size, "send buffer, which the kernel doubles (SO_SNDBUF)"),
+    OptionInfo::new("rcvbuf", Value::Size, "receive buffer, which the kernel doubles (SO_RCVBUF)"),
 ];
 
 /// The options of an address that are set on its sockets, see [`SOCKET_OPTIONS`]; `bind` is in
@@ -69,6 +73,23 @@ impl SocketSetup {
         Ok(())
     }
 
+    /// Sets the sizes of the buffers, of a socket of any family.
+    ///
+    /// # Errors
+    ///
+    /// Names the option; [`OptionFailed`] is inside.
+    pub(crate) fn apply_buffers(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        if let Some(bytes) = self.send_buffer_bytes {
+            sockopt::set_socket_send_buffer_size(socket, bytes)
+                .map_err(|error| failed(format!("sndbuf={bytes}"), error))?;
+        }
+        if let Some(bytes) = self.receive_buffer_bytes {
+            sockopt::set_socket_recv_buffer_size(socket, bytes)
+                .map_err(|error| failed(format!("rcvbuf={bytes}"), error))?;
+        }
+        Ok(())
+    }
+
     /// Sets everything. Connections that a listening socket accepts inherit it (socket(7), ip(7)).
     ///
     /// Buffers have their size from here on because the window scale of a TCP connection is fixed
@@ -86,14 +107,7 @@ impl SocketSetup {
             qio_os::bind_to_device(socket, name)
                 .map_err(|error| failed(format!("device={name}"), error))?;
         }
-        if let Some(bytes) = self.send_buffer_bytes {
-            sockopt::set_socket_send_buffer_size(socket, bytes)
-                .map_err(|error| failed(format!("sndbuf={bytes}"), error))?;
-        }
-        if let Some(bytes) = self.receive_buffer_bytes {
-            sockopt::set_socket_recv_buffer_size(socket, bytes)
-                .map_err(|error| failed(format!("rcvbuf={bytes}"), error))?;
-        }
+        self.apply_buffers(socket)?;
         let v6 = family == AddressFamily::INET6;
         // An IPv6 socket has IPv4 peers, too, unless it was told otherwise.
         if let Some(ttl) = self.ttl {

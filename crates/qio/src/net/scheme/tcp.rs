@@ -9,7 +9,7 @@ use crate::net::dial::Dial;
 use crate::net::inet::{FAMILY_OPTIONS, Inet, PORT_OPTIONS};
 use crate::net::listener::Bound;
 use crate::net::options::ListenOptions;
-use crate::net::socket_setup::SOCKET_OPTIONS;
+use crate::net::socket_setup::{BUFFER_OPTIONS, SOCKET_OPTIONS};
 use crate::net::tcp_socket::{MPTCP, TcpSocket};
 use crate::net::tuning::TUNING_OPTIONS;
 
@@ -34,6 +34,7 @@ pub(crate) const SCHEME: Scheme = Scheme {
 const OPTIONS: &[&[OptionInfo]] = &[
     FAMILY_OPTIONS,
     SOCKET_OPTIONS,
+    BUFFER_OPTIONS,
     TUNING_OPTIONS,
     &[MPTCP],
     PORT_OPTIONS,

@@ -22,7 +22,7 @@ use crate::net::listener::Bound;
 use crate::net::options::ListenOptions;
 use crate::net::port_owner;
 use crate::net::resolver::Resolve;
-use crate::net::socket_setup::{SOCKET_OPTIONS, SocketSetup};
+use crate::net::socket_setup::{BUFFER_OPTIONS, SOCKET_OPTIONS, SocketSetup};
 use crate::net::udp_peers::UdpPeers;
 use crate::transport::{MessageKind, Messages};
 use crate::watch::{PollSet, Steps};
@@ -43,7 +43,7 @@ pub(crate) const SCHEME: Scheme = Scheme {
     listen: Some(listen),
 };
 
-const OPTIONS: &[&[OptionInfo]] = &[FAMILY_OPTIONS, SOCKET_OPTIONS, &[BROADCAST]];
+const OPTIONS: &[&[OptionInfo]] = &[FAMILY_OPTIONS, SOCKET_OPTIONS, BUFFER_OPTIONS, &[BROADCAST]];
 
 const BROADCAST: OptionInfo =
     OptionInfo::new("broadcast", Value::Switch, "allow sending to a broadcast address")

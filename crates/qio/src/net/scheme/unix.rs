@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::net::address::{Address, Form, Refusal, Role, Value, parse_count};
 use crate::net::connect::{Opening, OpeningSteps, Request};
 use crate::net::listener::{Bound, SocketFile, channel_of};
 use crate::net::port_owner;
+use crate::net::socket_setup::{BUFFER_OPTIONS, SocketSetup};
 use crate::watch::{PollSet, Steps};
 
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -41,7 +42,8 @@ pub(crate) const SCHEME: Scheme = Scheme {
     listen: Some(|address, _options| listen(address, SocketType::STREAM)),
 };
 
-const OPTIONS: &[&[OptionInfo]] = &[NAME_OPTIONS, &[BACKLOG], FILE_OPTIONS, RETRY_OPTIONS];
+const OPTIONS: &[&[OptionInfo]] =
+    &[NAME_OPTIONS, &[BACKLOG], FILE_OPTIONS, BUFFER_OPTIONS, RETRY_OPTIONS];
 
 /// The options of abstract names, for sockets of every type.
 pub(crate) const NAME_OPTIONS: &[OptionInfo] = &[
@@ -184,10 +186,14 @@ pub(crate) fn socket(kind: SocketType) -> rustix::io::Result<OwnedFd> {
 pub(crate) fn knock(address: &Address, request: &Request<'_>, kind: SocketType) -> Result<Opening> {
     let failed = |error: Errno| Error::os("connect", request.address(), error.into());
     let place = Place::of(address).map_err(|refusal| refusal.of("connect", request.address()))?;
+    let fd = socket(kind).map_err(failed)?;
+    SocketSetup::of(address)
+        .apply_buffers(fd.as_fd())
+        .map_err(|error| Error::os("connect", request.address(), error))?;
     Ok(Opening::Steps(Box::new(Knock {
         address: request.address().to_owned(),
         to: place.socket_address().map_err(failed)?,
-        fd: Some(socket(kind).map_err(failed)?),
+        fd: Some(fd),
         kind,
         next: None,
         pause: FIRST_PAUSE,
@@ -272,7 +278,7 @@ pub(super) fn listen(address: &Address, kind: SocketType) -> Result<Vec<Bound>> 
         return Err(Error::os("listen", &text, error.into()));
     }
     let file = file.filter(|_| address.switch("unlink"));
-    Ok(vec![Bound::unix(fd, kind, local, file)])
+    Ok(vec![Bound::unix(fd, kind, local, file).with_buffers(SocketSetup::of(address))])
 }
 
 /// Binds a socket of any type: the socket, the address that others use for it, and its file, with

@@ -1,6 +1,7 @@
 //! `unix-dgram:path` and `unix-dgram:@name`
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::{Example, OptionInfo, RETRY_OPTIONS, Scheme, count, join};
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Value};
 use crate::net::connect::{Opening, Request};
+use crate::net::socket_setup::{BUFFER_OPTIONS, SocketSetup};
 use crate::transport::{MessageKind, Messages};
 
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -30,7 +32,7 @@ pub(crate) const SCHEME: Scheme = Scheme {
     listen: None,
 };
 
-const OPTIONS: &[&[OptionInfo]] = &[NAME_OPTIONS, &[BIND], RETRY_OPTIONS];
+const OPTIONS: &[&[OptionInfo]] = &[NAME_OPTIONS, &[BIND], BUFFER_OPTIONS, RETRY_OPTIONS];
 
 const BIND: OptionInfo = OptionInfo::new(
     "bind",
@@ -58,6 +60,7 @@ fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
     let from = local.as_ref().map(Place::of).transpose().map_err(refused)?;
     let open = || -> io::Result<Messages> {
         let fd = socket(SocketType::DGRAM)?;
+        SocketSetup::of(address).apply_buffers(fd.as_fd())?;
         let mut file = None;
         match from {
             // An address without a name asks the kernel for one (unix(7), autobind).
