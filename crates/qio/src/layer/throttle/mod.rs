@@ -28,7 +28,7 @@ pub const NAME: &str = "throttle";
 /// ```
 /// use std::num::NonZero;
 /// use qio::layer::throttle::{Rate, Throttle, ThrottleOptions};
-/// use qio::{ChannelExt, Mode, transport::Duplex};
+/// use qio::{Channel, ChannelExt, Mode, transport::Duplex};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let (near, far) = Duplex::pair();
