@@ -3,11 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -19,7 +17,7 @@ use super::socket_setup::SocketSetup;
 use super::tuning::Tuning;
 use super::udp_peers::UdpPeers;
 use crate::channel::Channel;
-use crate::transport::{MessageKind, Messages, Socket};
+use crate::transport::{MessageKind, Messages, Socket, SocketFile};
 use crate::watch::{Slot, release};
 
 /// One listening socket.
@@ -56,13 +54,6 @@ pub(super) enum Arrival {
     Connection(OwnedFd),
     /// A peer without one, and what it has sent so far.
     Peer(Messages),
-}
-
-/// The file of a Unix socket, as it was when it was made.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
 }
 
 impl Bound {
@@ -267,38 +258,4 @@ fn accept_once(
 
 fn is_ip(family: AddressFamily) -> bool {
     family == AddressFamily::INET || family == AddressFamily::INET6
-}
-
-impl SocketFile {
-    /// Remembers the file at `path`, which is absolute.
-    pub(crate) fn at(path: PathBuf) -> rustix::io::Result<Self> {
-        let identity = identity(&path)?;
-        Ok(Self { path, identity })
-    }
-
-    /// Opens the file with these flags, unless it is no longer this one (`ENOENT`).
-    pub(crate) fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&self.path, flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&fd)?;
-        if (stat.st_dev, stat.st_ino) == self.identity { Ok(fd) } else { Err(Errno::NOENT) }
-    }
-
-    /// Removes the file if it is still this one.
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        match identity(&self.path) {
-            Ok(identity) if identity == self.identity => {}
-            Ok(_) | Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        match rustix::fs::unlink(&self.path) {
-            Err(Errno::NOENT) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-}
-
-fn identity(path: &PathBuf) -> rustix::io::Result<(u64, u64)> {
-    let stat = rustix::fs::lstat(path)?;
-    Ok((stat.st_dev, stat.st_ino))
 }

@@ -14,19 +14,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, sockopt};
+use rustix::net::AddressFamily;
 
+use super::call::Call;
 use super::connect::OpeningSteps;
 use super::resolver::{Lookup, Resolve};
 use super::socket_setup::is_failed_option;
 use super::tcp_socket::TcpSocket;
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result, plain};
-use crate::interest::Interest;
-use crate::transport::Socket;
-use crate::watch::{PollSet, SharedFd, Steps};
+use crate::watch::{PollSet, Steps};
 
 /// How long an address is given before the next one is called beside it, unless it fails earlier:
 /// the value that RFC 8305 recommends (section 8).
@@ -72,11 +70,9 @@ struct Attempt {
     peer: SocketAddr,
     /// The how-manieth it is.
     number: usize,
-    fd: SharedFd,
+    call: Call,
     /// When it gives way to an address for which there is no room beside it.
     until: Option<Instant>,
-    /// Given up unless it was answered.
-    answered: bool,
 }
 
 /// What became of one address.
@@ -145,10 +141,7 @@ impl Dial {
         if let Some(local) = self.local.of(peer) {
             bind(&fd, local)?;
         }
-        match rustix::net::connect(&fd, &peer) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let call = Call::start(fd.into(), &peer)?;
         // However short the deadline is, an address that does not answer leaves time for those
         // behind it.
         let shares = u32::try_from(self.waiting.len() + 1).unwrap_or(u32::MAX);
@@ -157,7 +150,7 @@ impl Dial {
         self.next = Some(now + delay);
         let until = share.map(|share| now + share);
         let number = self.tried;
-        self.attempts.push(Attempt { peer, number, fd: fd.into(), until, answered: false });
+        self.attempts.push(Attempt { peer, number, call, until });
         Ok(())
     }
 
@@ -218,11 +211,11 @@ impl Steps for Dial {
         }
         let failed_before = self.failures.len();
         loop {
-            if let Some(attempt) = self.answer() {
+            if let Some(mut attempt) = self.answer() {
                 // The others are left at once.
                 self.attempts.clear();
                 event!(debug, address = %self.address, peer = %attempt.peer, "connected");
-                let socket = attempt.into_socket();
+                let socket = attempt.call.connected(family(attempt.peer));
                 return Poll::Ready(
                     socket.map_err(|error| Error::os("connect", &self.address, error)),
                 );
@@ -282,7 +275,7 @@ impl Steps for Dial {
             return resolving.watch(set);
         }
         for attempt in &self.attempts {
-            set.add(&attempt.fd, Interest::WRITE, Interest::WRITE);
+            attempt.call.watch(set);
         }
         if self.waiting.is_empty() {
             return;
@@ -339,40 +332,17 @@ impl Local {
 impl Attempt {
     /// Whether the peer has answered, and what.
     fn outcome(&self) -> Option<io::Result<()>> {
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
-        match rustix::event::poll(&mut fds, Some(&at_once)) {
-            Ok(0) | Err(Errno::INTR) => return None,
-            Ok(_) => {}
-            Err(error) => return Some(Err(error.into())),
-        }
-        match sockopt::socket_error(&self.fd) {
-            Ok(Ok(())) if self.is_talking_to_itself() => Some(Err(Errno::CONNREFUSED.into())),
-            Ok(Ok(())) => Some(Ok(())),
-            Ok(Err(error)) | Err(error) => Some(Err(error.into())),
+        match self.call.outcome() {
+            Some(Ok(())) if self.is_talking_to_itself() => Some(Err(Errno::CONNREFUSED.into())),
+            outcome => outcome,
         }
     }
 
     /// Whether the kernel has picked the port that was called as the local one: TCP then connects
     /// the socket to itself, although nothing listens there.
     fn is_talking_to_itself(&self) -> bool {
-        let local = rustix::net::getsockname(&self.fd);
+        let local = rustix::net::getsockname(self.call.descriptor());
         local.is_ok_and(|local| SocketAddr::try_from(local).is_ok_and(|local| local == self.peer))
-    }
-
-    fn into_socket(mut self) -> io::Result<Arc<dyn Channel>> {
-        rustix::io::ioctl_fionbio(&self.fd, false)?;
-        self.answered = true;
-        Ok(Arc::new(Socket::connected(SharedFd::clone(&self.fd), family(self.peer))))
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if !self.answered {
-            // A wait that was forgotten may still own the descriptor; the peer is left now.
-            let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
-        }
     }
 }
 

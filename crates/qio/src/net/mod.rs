@@ -5,6 +5,7 @@ mod address;
 mod admit;
 mod bind;
 mod bound;
+mod call;
 mod cancel;
 mod connect;
 mod dial;

@@ -3,7 +3,7 @@
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,8 @@ use rustix::net::{
 use super::early::Early;
 use super::iov::IOV_MAX;
 use super::socket::ancillary::{receive_beside, send_beside, sender};
-use super::socket::{Endpoint, endpoint, ignore_disconnected};
+use super::socket::{Endpoint, endpoint, shut_down};
+use super::socket_file::SocketFile;
 use crate::channel::{
     Base, Channel, Features, MessageError, Mode, PeerCredentials, ReadFlags, ReadOp, WriteOp,
 };
@@ -72,7 +73,7 @@ pub struct Messages {
     /// What came before there was a socket of our own.
     early: Option<Arc<Early>>,
     /// The file of our own name.
-    file: Option<OwnFile>,
+    file: Option<SocketFile>,
 }
 
 /// What a socket of [`Messages`] is.
@@ -153,7 +154,7 @@ impl Messages {
 
     /// Removes the file of the name that the socket was just bound to, when it is closed.
     pub(crate) fn with_file(mut self, path: Option<&Path>) -> Result<Self> {
-        self.file = path.map(OwnFile::at).transpose()?;
+        self.file = path.map(SocketFile::at).transpose()?;
         Ok(self)
     }
 
@@ -303,6 +304,13 @@ impl Messages {
         }
     }
 
+    /// Removes the file of our own name. Nobody is left to be told why not.
+    fn remove_file(&self) {
+        if let Some(file) = &self.file {
+            let _ = file.remove();
+        }
+    }
+
     /// Wakes a writer that waits for room, after the socket was shut down for writing.
     fn wake_writer(&self) {
         self.write_shut.store(true, Ordering::Release);
@@ -381,9 +389,7 @@ impl Channel for Messages {
         // Wakes every wait on it, although a leg may still own the descriptor.
         let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
         self.wake_writer();
-        if let Some(file) = &self.file {
-            file.remove();
-        }
+        self.remove_file();
         release(fd)
     }
 
@@ -398,13 +404,8 @@ impl Channel for Messages {
         if how != Shutdown::Write {
             self.read_shut.store(true, Ordering::Relaxed);
         }
-        let how = match how {
-            Shutdown::Read => rustix::net::Shutdown::Read,
-            Shutdown::Write => rustix::net::Shutdown::Write,
-            Shutdown::Both => rustix::net::Shutdown::Both,
-        };
-        ignore_disconnected(rustix::net::shutdown(&fd, how))?;
-        if how != rustix::net::Shutdown::Read {
+        shut_down(fd.as_fd(), how)?;
+        if how != Shutdown::Read {
             self.wake_writer();
         }
         Ok(())
@@ -413,39 +414,17 @@ impl Channel for Messages {
     /// Ends our side. The peer of a seqpacket connection reads the end; nobody else can tell.
     fn finish(&self) -> Result<()> {
         let fd = self.slot.borrow()?;
-        ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))?;
+        shut_down(fd.as_fd(), Shutdown::Write)?;
         self.wake_writer();
         Ok(())
     }
 }
 
-/// The file of a socket's name, as it was when it was made.
-#[derive(Debug)]
-struct OwnFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl OwnFile {
-    fn at(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path)?;
-        let stat = rustix::fs::lstat(&path)?;
-        Ok(Self { path, identity: (stat.st_dev, stat.st_ino) })
-    }
-
-    /// Removes the file if it is still this one. Nobody is left to be told why not.
-    fn remove(&self) {
-        let is_own = rustix::fs::lstat(&self.path)
-            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.identity);
-        if is_own {
-            let _ = rustix::fs::unlink(&self.path);
-        }
-    }
-}
-
-impl Drop for OwnFile {
+impl Drop for Messages {
     fn drop(&mut self) {
-        self.remove();
+        if !self.slot.is_empty() {
+            self.remove_file();
+        }
     }
 }
 

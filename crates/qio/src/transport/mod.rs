@@ -14,6 +14,7 @@ mod null;
 mod pipe;
 mod serial;
 mod socket;
+mod socket_file;
 mod terminal;
 mod zero_copy;
 
@@ -29,5 +30,6 @@ pub use null::Null;
 pub use pipe::Pipe;
 pub use serial::{FlowControl, Parity, Serial, SerialOptions};
 pub use socket::{Endpoint, KeepAlive, Socket};
+pub(crate) use socket_file::SocketFile;
 
 pub use crate::channel::PeerCredentials;

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, KeyLogFile};
 use super::directory::Directory;
 use super::identity::ClientIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, provider, unsupported};
+use super::settings::{Common, provider, settings_of_both_roles, unsupported};
 use super::trust::ServerCheck;
 use super::{Authorization, Fingerprint, Identity, Trust, Version};
 use crate::error::{Error, Result};
@@ -37,14 +37,13 @@ use crate::error::{Error, Result};
 #[non_exhaustive]
 pub struct ClientSettings {
     common: Common,
-    directory: Option<Directory>,
     name: Option<String>,
     sends_name: bool,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { common: Common::default(), directory: None, name: None, sends_name: true }
+        Self { common: Common::default(), name: None, sends_name: true }
     }
 }
 
@@ -54,35 +53,16 @@ impl ClientSettings {
         Self::default()
     }
 
+    pub(crate) fn of(common: Common) -> Self {
+        Self { common, ..Self::default() }
+    }
+
+    settings_of_both_roles!();
+
     /// Whose certificates are believed; [`Trust::System`] by default.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.common.trust = Some(trust);
-        self
-    }
-
-    /// Believes who is signed by a certificate in this file (PEM, any number in it), and nobody
-    /// else; the same as [`Trust::Files`] with one file.
-    #[must_use]
-    pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
-        self.trust(Trust::Files(vec![path.into()]))
-    }
-
-    /// Believes this certificate, whatever it says, beside others that are pinned.
-    #[must_use]
-    pub fn pin(mut self, fingerprint: Fingerprint) -> Self {
-        match &mut self.common.trust {
-            Some(Trust::Pinned(pins)) => pins.push(fingerprint),
-            trust => *trust = Some(Trust::Pinned(vec![fingerprint])),
-        }
-        self
-    }
-
-    /// Adds a file with lists of revoked certificates (CRL, PEM). Certificates of authorities
-    /// without a list are accepted; a list that is out of date revokes all of its authority.
-    #[must_use]
-    pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.common.crl_files.push(path.into());
         self
     }
 
@@ -92,7 +72,7 @@ impl ClientSettings {
     /// `client-cert-0.pem` with `client-key-0.pem` and so on.
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
-        self.directory = Some(Directory(path.into()));
+        self.common.directory = Some(Directory(path.into()));
         self
     }
 
@@ -119,35 +99,12 @@ impl ClientSettings {
         self
     }
 
-    /// The lowest version; TLS 1.2 by default.
-    #[must_use]
-    pub fn min_version(mut self, version: Version) -> Self {
-        self.common.min_version = version;
-        self
-    }
-
-    /// The highest version; TLS 1.3 by default.
-    #[must_use]
-    pub fn max_version(mut self, version: Version) -> Self {
-        self.common.max_version = version;
-        self
-    }
-
     /// Whether later connections continue earlier sessions, which saves signatures and round trips
     /// of certificates; on by default. What was checked when a session began is not checked again
     /// when it goes on.
     #[must_use]
     pub fn resumption(mut self, resumes: bool) -> Self {
         self.common.resumes = resumes;
-        self
-    }
-
-    /// Whether the keys of every session are appended to the file that the environment variable
-    /// `SSLKEYLOGFILE` names, for Wireshark: **who reads the file reads the connections**. Off by
-    /// default, whatever the environment says.
-    #[must_use]
-    pub fn key_log(mut self, logs: bool) -> Self {
-        self.common.logs_keys = logs;
         self
     }
 
@@ -207,7 +164,7 @@ impl ClientSettings {
         let common = &self.common;
         let mut crl_files = common.crl_files.clone();
         let mut identities = common.identities.clone();
-        if let Some(directory) = &self.directory {
+        if let Some(directory) = &self.common.directory {
             crl_files.extend(directory.revocations());
             identities.append(&mut directory.identities("client")?);
         }
@@ -244,7 +201,7 @@ impl ClientSettings {
     }
 
     fn trusts(&self) -> Trust {
-        let directory = self.directory.as_ref();
+        let directory = self.common.directory.as_ref();
         let there = || directory.map(|directory| Trust::Files(vec![directory.authority()]));
         self.common.trust.clone().or_else(there).unwrap_or_default()
     }

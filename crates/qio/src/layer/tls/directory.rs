@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// and for each role `server-cert.pem` with `server-key.pem`, then `server-cert-0.pem` with
 /// `server-key-0.pem` and so on.
 #[derive(Clone, Debug)]
-pub(super) struct Directory(pub(super) PathBuf);
+pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
     /// The certificate of the authority; whether it is there is seen by reading it.

@@ -31,6 +31,7 @@ use std::time::Instant;
 pub use authorization::{Authorization, Denied, Pattern};
 pub use certificate::{AltName, Certificate};
 pub use client_settings::ClientSettings;
+pub(crate) use directory::Directory;
 pub use engine::{Client, ClientTls, Server, ServerTls, Side, Tls};
 pub use error::TlsError;
 pub use facts::Facts;
@@ -41,6 +42,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 pub use self_signed::SelfSigned;
 pub use server_settings::{ClientCertificates, ServerSettings};
+pub(crate) use settings::Common;
 pub use settings::Version;
 pub use trust::Trust;
 

@@ -10,7 +10,7 @@ use rustls::{KeyLogFile, ServerConfig};
 use super::directory::Directory;
 use super::identity::ServerIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, provider, unsupported};
+use super::settings::{Common, provider, settings_of_both_roles, unsupported};
 use super::trust::ClientCheck;
 use super::{Authorization, Fingerprint, Identity, Trust, Version};
 use crate::error::{Error, Result};
@@ -36,7 +36,6 @@ use crate::error::{Error, Result};
 #[non_exhaustive]
 pub struct ServerSettings {
     common: Common,
-    directory: Option<Directory>,
     client_certificates: Option<ClientCertificates>,
 }
 
@@ -59,36 +58,17 @@ impl ServerSettings {
         Self::default()
     }
 
+    pub(crate) fn of(common: Common) -> Self {
+        Self { common, ..Self::default() }
+    }
+
+    settings_of_both_roles!();
+
     /// Whose certificates are believed of clients; without a default, as long as
     /// [`client_certificates`](Self::client_certificates) are not off.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.common.trust = Some(trust);
-        self
-    }
-
-    /// Believes who is signed by a certificate in this file (PEM, any number in it), and nobody
-    /// else; the same as [`Trust::Files`] with one file.
-    #[must_use]
-    pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
-        self.trust(Trust::Files(vec![path.into()]))
-    }
-
-    /// Believes this certificate, whatever it says, beside others that are pinned.
-    #[must_use]
-    pub fn pin(mut self, fingerprint: Fingerprint) -> Self {
-        match &mut self.common.trust {
-            Some(Trust::Pinned(pins)) => pins.push(fingerprint),
-            trust => *trust = Some(Trust::Pinned(vec![fingerprint])),
-        }
-        self
-    }
-
-    /// Adds a file with lists of revoked certificates (CRL, PEM). Certificates of authorities
-    /// without a list are accepted; a list that is out of date revokes all of its authority.
-    #[must_use]
-    pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.common.crl_files.push(path.into());
         self
     }
 
@@ -101,7 +81,7 @@ impl ServerSettings {
     /// [`client_certificates`](Self::client_certificates) says otherwise.
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
-        self.directory = Some(Directory(path.into()));
+        self.common.directory = Some(Directory(path.into()));
         self
     }
 
@@ -130,36 +110,13 @@ impl ServerSettings {
         self
     }
 
-    /// The lowest version; TLS 1.2 by default.
-    #[must_use]
-    pub fn min_version(mut self, version: Version) -> Self {
-        self.common.min_version = version;
-        self
-    }
-
-    /// The highest version; TLS 1.3 by default.
-    #[must_use]
-    pub fn max_version(mut self, version: Version) -> Self {
-        self.common.max_version = version;
-        self
-    }
-
     /// Whether later connections continue earlier sessions, which saves signatures and round trips
     /// of certificates; on by default. What was checked when a session began is not checked again
-    /// when it goes on. Tickets are
-    /// sealed with a key of this configuration, which changes every few hours and at every reload.
+    /// when it goes on. Tickets are sealed with a key of this configuration, which changes every few
+    /// hours and at every reload.
     #[must_use]
     pub fn resumption(mut self, resumes: bool) -> Self {
         self.common.resumes = resumes;
-        self
-    }
-
-    /// Whether the keys of every session are appended to the file that the environment variable
-    /// `SSLKEYLOGFILE` names, for Wireshark: **who reads the file reads the connections**. Off by
-    /// default, whatever the environment says.
-    #[must_use]
-    pub fn key_log(mut self, logs: bool) -> Self {
-        self.common.logs_keys = logs;
         self
     }
 
@@ -182,19 +139,19 @@ impl ServerSettings {
         let mut trust = common.trust.clone();
         let mut crl_files = common.crl_files.clone();
         let mut identities = common.identities.clone();
-        let ask = match (self.client_certificates, &self.directory) {
+        let ask = match (self.client_certificates, &self.common.directory) {
             (Some(ask), _) => ask,
             (None, Some(_)) => ClientCertificates::Required,
             (None, None) => ClientCertificates::Off,
         };
-        if let Some(directory) = &self.directory {
+        if let Some(directory) = &self.common.directory {
             trust = trust.or_else(|| Some(Trust::Files(vec![directory.authority()])));
             crl_files.extend(directory.revocations());
             identities.append(&mut directory.identities("server")?);
         }
         if identities.is_empty() {
             let error = refuse("a server needs a certificate and its key");
-            return Err(match &self.directory {
+            return Err(match &self.common.directory {
                 None => error,
                 Some(Directory(path)) => {
                     error.hint(format!("{} has no server-cert.pem", path.display()))
@@ -218,7 +175,7 @@ impl ServerSettings {
                 let reason = "there are rules about clients, who are not asked for certificates";
                 return Err(refuse(reason).hint("require certificates from clients"));
             }
-            (false, Some(_), None) if self.directory.is_none() => {
+            (false, Some(_), None) if self.common.directory.is_none() => {
                 let reason = "it is said which clients are believed, but they are not asked";
                 return Err(refuse(reason).hint("require certificates from clients"));
             }

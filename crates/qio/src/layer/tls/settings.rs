@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::{CryptoProvider, ring};
 
+use super::directory::Directory;
 use super::{Authorization, Identity, Trust};
 use crate::error::{Error, Result};
 
@@ -19,22 +20,79 @@ pub enum Version {
     Tls13,
 }
 
+/// The settings that are the same for both roles, in the `impl` of either.
+macro_rules! settings_of_both_roles {
+    () => {
+        /// Believes who is signed by a certificate in this file (PEM, any number in it), and nobody
+        /// else; the same as [`Trust::Files`] with one file.
+        #[must_use]
+        pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
+            self.trust(Trust::Files(vec![path.into()]))
+        }
+
+        /// Believes this certificate, whatever it says, beside others that are pinned.
+        #[must_use]
+        pub fn pin(mut self, fingerprint: Fingerprint) -> Self {
+            match &mut self.common.trust {
+                Some(Trust::Pinned(pins)) => pins.push(fingerprint),
+                trust => *trust = Some(Trust::Pinned(vec![fingerprint])),
+            }
+            self
+        }
+
+        /// Adds a file with lists of revoked certificates (CRL, PEM). Certificates of authorities
+        /// without a list are accepted; a list that is out of date revokes all of its authority.
+        #[must_use]
+        pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
+            self.common.crl_files.push(path.into());
+            self
+        }
+
+        /// The lowest version; TLS 1.2 by default.
+        #[must_use]
+        pub fn min_version(mut self, version: Version) -> Self {
+            self.common.min_version = version;
+            self
+        }
+
+        /// The highest version; TLS 1.3 by default.
+        #[must_use]
+        pub fn max_version(mut self, version: Version) -> Self {
+            self.common.max_version = version;
+            self
+        }
+
+        /// Whether the keys of every session are appended to the file that the environment variable
+        /// `SSLKEYLOGFILE` names, for Wireshark: **who reads the file reads the connections**. Off by
+        /// default, whatever the environment says.
+        #[must_use]
+        pub fn key_log(mut self, logs: bool) -> Self {
+            self.common.logs_keys = logs;
+            self
+        }
+    };
+}
+pub(super) use settings_of_both_roles;
+
+/// What both roles can be told.
 #[derive(Clone, Debug)]
-pub(super) struct Common {
-    pub(super) trust: Option<Trust>,
-    pub(super) crl_files: Vec<PathBuf>,
-    pub(super) identities: Vec<Identity>,
-    pub(super) authorization: Option<Authorization>,
-    pub(super) alpn: Vec<Vec<u8>>,
-    pub(super) min_version: Version,
-    pub(super) max_version: Version,
-    pub(super) resumes: bool,
-    pub(super) logs_keys: bool,
+pub(crate) struct Common {
+    pub(crate) directory: Option<Directory>,
+    pub(crate) trust: Option<Trust>,
+    pub(crate) crl_files: Vec<PathBuf>,
+    pub(crate) identities: Vec<Identity>,
+    pub(crate) authorization: Option<Authorization>,
+    pub(crate) alpn: Vec<Vec<u8>>,
+    pub(crate) min_version: Version,
+    pub(crate) max_version: Version,
+    pub(crate) resumes: bool,
+    pub(crate) logs_keys: bool,
 }
 
 impl Default for Common {
     fn default() -> Self {
         Self {
+            directory: None,
             trust: None,
             crl_files: Vec::new(),
             identities: Vec::new(),

@@ -8,6 +8,7 @@ use super::*;
 use crate::channel::ChannelExt;
 use crate::interest::Readiness;
 use crate::net::address::Address;
+use crate::transport::Socket;
 
 fn dial(peers: &[SocketAddr]) -> Dial {
     let socket = TcpSocket::of(&Address::tcp("x", 1));

@@ -12,8 +12,8 @@ use super::{Begin, Layer, Link, Upgrade};
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::layer::tls::{
-    self, Authorization, ClientCertificates, ClientSettings, Fingerprint, Identity, Pattern,
-    Reloadable, SelfSigned, ServerSettings, Trust, Version,
+    self, Authorization, ClientCertificates, ClientSettings, Common, Directory, Fingerprint,
+    Identity, Pattern, Reloadable, SelfSigned, ServerSettings, Trust, Version,
 };
 use crate::net::address::{Part, Refusal, Role, Value};
 use crate::net::scheme::{Applies, Example, OptionInfo};
@@ -172,60 +172,18 @@ impl Begin for Server {
 }
 
 fn client(part: &Part<'_>) -> std::result::Result<ClientSettings, Refusal> {
-    let mut settings = ClientSettings::new().key_log(part.switch("keylog"));
-    if let Some(directory) = part.values("creds").last() {
-        settings = settings.directory(directory);
-    }
-    if let Some(file) = part.values("ca").last() {
-        settings = settings.ca_file(file);
-    }
-    for pin in pins(part)? {
-        settings = settings.pin(pin);
-    }
+    let mut settings = ClientSettings::of(common(part)?);
     if !part.switch("verify") {
         settings = settings.trust(Trust::Anybody);
-    }
-    for file in part.values("crl") {
-        settings = settings.crl_file(file);
-    }
-    for identity in identities(part) {
-        settings = settings.identity(identity);
-    }
-    if let Some(rules) = rules(part) {
-        settings = settings.authorization(rules);
     }
     if let Some(name) = part.text("sni").or_else(|| part.text("name")) {
         settings = settings.name(name);
     }
-    if part.is_given("alpn") {
-        settings = settings.alpn(part.texts("alpn"));
-    }
-    Ok(settings.min_version(version(part)))
+    Ok(settings)
 }
 
 fn server(part: &Part<'_>) -> std::result::Result<ServerSettings, Refusal> {
-    let mut settings = ServerSettings::new().key_log(part.switch("keylog"));
-    if let Some(directory) = part.values("creds").last() {
-        settings = settings.directory(directory);
-    }
-    if let Some(file) = part.values("ca").last() {
-        settings = settings.ca_file(file);
-    }
-    for pin in pins(part)? {
-        settings = settings.pin(pin);
-    }
-    for file in part.values("crl") {
-        settings = settings.crl_file(file);
-    }
-    for identity in identities(part) {
-        settings = settings.identity(identity);
-    }
-    if let Some(rules) = rules(part) {
-        settings = settings.authorization(rules);
-    }
-    if part.is_given("alpn") {
-        settings = settings.alpn(part.texts("alpn"));
-    }
+    let mut settings = ServerSettings::of(common(part)?);
     let asked = part.text("client-cert");
     let ask = match asked.as_deref() {
         Some("off") => Some(ClientCertificates::Off),
@@ -244,7 +202,28 @@ fn server(part: &Part<'_>) -> std::result::Result<ServerSettings, Refusal> {
     if let Some(ask) = ask {
         settings = settings.client_certificates(ask);
     }
-    Ok(settings.min_version(version(part)))
+    Ok(settings)
+}
+
+/// What both roles have options for.
+fn common(part: &Part<'_>) -> std::result::Result<Common, Refusal> {
+    let path = |key: &str| part.values(key).last().map(PathBuf::from);
+    let pins = pins(part)?;
+    let trust = match path("ca") {
+        _ if !pins.is_empty() => Some(Trust::Pinned(pins)),
+        file => file.map(|file| Trust::Files(vec![file])),
+    };
+    Ok(Common {
+        directory: path("creds").map(Directory),
+        trust,
+        crl_files: part.values("crl").map(PathBuf::from).collect(),
+        identities: identities(part),
+        authorization: rules(part),
+        alpn: part.texts("alpn").map(Into::into).collect(),
+        min_version: version(part),
+        logs_keys: part.switch("keylog"),
+        ..Common::default()
+    })
 }
 
 fn has_own(part: &Part<'_>) -> bool {

@@ -20,9 +20,10 @@ use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::net::address::{Address, Form, Refusal, Role, Value, parse_count};
 use crate::net::connect::{Opening, OpeningSteps, Request};
-use crate::net::listener::{Bound, SocketFile, channel_of};
+use crate::net::listener::{Bound, channel_of};
 use crate::net::port_owner;
 use crate::net::socket_setup::{BUFFER_OPTIONS, SocketSetup};
+use crate::transport::SocketFile;
 use crate::watch::{PollSet, Steps};
 
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -325,7 +326,7 @@ pub(crate) fn bind(
         path.to_owned()
     };
     let local = address.sibling(vec![path.as_os_str().as_bytes().to_vec()]);
-    let file = remember(&path).map_err(|error| Error::os("listen", text, error))?;
+    let file = SocketFile::at(&path).map_err(|error| Error::os("listen", text, error))?;
     if let Err(error) = wish.fulfil(&file) {
         // The error to report is the one that came first.
         let _ = file.remove();
@@ -398,11 +399,6 @@ fn remove_dead(to: &SocketAddrUnix, path: &Path) -> rustix::io::Result<()> {
         Err(Errno::NOENT) => Ok(()),
         result => result,
     }
-}
-
-/// Remembers the file that bind(2) made.
-fn remember(path: &Path) -> io::Result<SocketFile> {
-    Ok(SocketFile::at(std::path::absolute(path)?)?)
 }
 
 /// What the file of a socket is to be.

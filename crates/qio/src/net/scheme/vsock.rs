@@ -7,20 +7,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use qio_os::VsockAddr;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::tcp::BACKLOG;
 use super::{Example, OptionInfo, RETRY_OPTIONS, Scheme, count, join};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
-use crate::interest::Interest;
 use crate::net::address::{Address, Form, Refusal, Role, parse_count};
+use crate::net::call::Call;
 use crate::net::connect::{Opening, OpeningSteps, Request};
 use crate::net::listener::Bound;
 use crate::net::options::ListenOptions;
-use crate::transport::Socket;
 use crate::watch::{PollSet, SharedFd, Steps};
 
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -113,71 +111,34 @@ fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
         deadline.saturating_duration_since(Instant::now()).saturating_add(Duration::from_secs(1))
     });
     qio_os::set_vsock_connect_timeout(fd.as_fd(), limit).map_err(failed)?;
-    match rustix::net::connect(&fd, &to) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
-        Err(error) => return Err(failed(error.into())),
-    }
+    let call = Call::start(fd, &to).map_err(|error| failed(error.into()))?;
     let address = text.to_owned();
-    Ok(Opening::Steps(Box::new(Call { address, fd, answered: false })))
+    Ok(Opening::Steps(Box::new(Connecting { address, call })))
 }
 
 /// A machine that was called and has not answered yet.
-struct Call {
+struct Connecting {
     address: String,
-    fd: SharedFd,
-    /// Given up unless it was answered.
-    answered: bool,
+    call: Call,
 }
 
-impl Call {
-    /// Whether the machine has answered, and what.
-    fn outcome(&self) -> Option<io::Result<()>> {
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
-        match rustix::event::poll(&mut fds, Some(&at_once)) {
-            Ok(0) | Err(Errno::INTR) => return None,
-            Ok(_) => {}
-            Err(error) => return Some(Err(error.into())),
-        }
-        match sockopt::socket_error(&self.fd) {
-            Ok(Ok(())) => Some(rustix::io::ioctl_fionbio(&self.fd, false).map_err(Into::into)),
-            Ok(Err(error)) | Err(error) => Some(Err(error.into())),
-        }
-    }
-}
-
-impl Steps for Call {
+impl Steps for Connecting {
     type Output = Result<Arc<dyn Channel>>;
 
     fn step(&mut self, _now: Instant) -> Poll<Self::Output> {
-        match self.outcome() {
-            None => Poll::Pending,
-            Some(Ok(())) => {
-                self.answered = true;
-                let fd = SharedFd::clone(&self.fd);
-                Poll::Ready(Ok(Arc::new(Socket::connected(fd, AddressFamily::VSOCK))))
-            }
-            Some(Err(error)) => Poll::Ready(Err(explained("connect", &self.address, error))),
-        }
+        let Some(outcome) = self.call.outcome() else { return Poll::Pending };
+        let channel = outcome.and_then(|()| self.call.connected(AddressFamily::VSOCK));
+        Poll::Ready(channel.map_err(|error| explained("connect", &self.address, error)))
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        set.add(&self.fd, Interest::WRITE, Interest::WRITE);
+        self.call.watch(set);
     }
 }
 
-impl OpeningSteps for Call {
+impl OpeningSteps for Connecting {
     fn missing(&self) -> &'static str {
         "no answer"
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        if !self.answered {
-            // A wait that was forgotten may still own the descriptor; the machine is left now.
-            let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
-        }
     }
 }
 
@@ -220,21 +181,19 @@ mod tests {
     use super::*;
     use crate::channel::ChannelExt;
     use crate::error::Class;
+    use crate::transport::Socket;
 
     /// A call of a TCP port: machines that answer by vsock are rare, and the steps see no
     /// difference.
-    fn call(peer: SocketAddr) -> Call {
+    fn call(peer: SocketAddr) -> Connecting {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd =
             rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
-        match rustix::net::connect(&fd, &peer) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => panic!("{error}"),
-        }
-        Call { address: "vsock:3:1".to_owned(), fd: fd.into(), answered: false }
+        let call = Call::start(fd.into(), &peer).unwrap();
+        Connecting { address: "vsock:3:1".to_owned(), call }
     }
 
-    fn run(call: Call) -> Result<Arc<dyn Channel>> {
+    fn run(call: Connecting) -> Result<Arc<dyn Channel>> {
         let until = Instant::now() + Duration::from_secs(15);
         match crate::watch::run(call, Some(until)).unwrap() {
             ControlFlow::Break(result) => result,

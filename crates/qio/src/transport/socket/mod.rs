@@ -9,7 +9,7 @@ mod writer;
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
@@ -386,13 +386,8 @@ impl Channel for Socket {
             // TCP would deliver what arrives after SHUT_RD; an end of stream is an end.
             self.read_shut.store(true, Ordering::Relaxed);
         }
-        let how = match how {
-            Shutdown::Read => rustix::net::Shutdown::Read,
-            Shutdown::Write => rustix::net::Shutdown::Write,
-            Shutdown::Both => rustix::net::Shutdown::Both,
-        };
-        ignore_disconnected(rustix::net::shutdown(&fd, how))?;
-        if how != rustix::net::Shutdown::Read {
+        shut_down(fd.as_fd(), how)?;
+        if how != Shutdown::Read {
             self.wake_writer();
         }
         Ok(())
@@ -400,7 +395,7 @@ impl Channel for Socket {
 
     fn finish(&self) -> Result<()> {
         let fd = self.slot.borrow()?;
-        ignore_disconnected(rustix::net::shutdown(&fd, rustix::net::Shutdown::Write))?;
+        shut_down(fd.as_fd(), Shutdown::Write)?;
         self.wake_writer();
         Ok(())
     }
@@ -474,9 +469,14 @@ fn stream_family(fd: &OwnedFd) -> Result<AddressFamily> {
     Ok(sockopt::socket_domain(fd)?)
 }
 
-/// The peer being gone already is as good as having been told.
-pub(super) fn ignore_disconnected(result: rustix::io::Result<()>) -> Result<()> {
-    match result {
+/// shutdown(2). The peer being gone already is as good as having been told.
+pub(super) fn shut_down(fd: BorrowedFd<'_>, how: Shutdown) -> Result<()> {
+    let how = match how {
+        Shutdown::Read => rustix::net::Shutdown::Read,
+        Shutdown::Write => rustix::net::Shutdown::Write,
+        Shutdown::Both => rustix::net::Shutdown::Both,
+    };
+    match rustix::net::shutdown(fd, how) {
         Err(Errno::NOTCONN) => Ok(()),
         result => Ok(result?),
     }
