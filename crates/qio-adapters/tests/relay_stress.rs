@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use qio::{
     WriteFlags, WriteOp,
 };
 use qio_adapters::tokio::run_until;
+use qio_testkit::pairs::tcp_sockets;
 use qio_testkit::{Chaos, Plan};
 
 /// A case that takes longer hangs.
@@ -252,7 +253,7 @@ impl Random {
     fn pair(&mut self) -> (Arc<dyn Channel>, Arc<dyn Channel>, String) {
         let (outer, inner, kind): (Arc<dyn Channel>, Arc<dyn Channel>, _) = match self.below(4) {
             0 => {
-                let (a, b) = tcp_pair();
+                let (a, b) = tcp_sockets();
                 (Arc::new(a), Arc::new(b), "tcp")
             }
             1 => {
@@ -276,13 +277,6 @@ impl Random {
         let plan = Plan::new(self.next()).short(20_000).would_block_every(3).for_edges();
         (outer, Arc::new(Chaos::new(inner, plan)), format!("chaos before {kind}"))
     }
-}
-
-fn tcp_pair() -> (Socket, Socket) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (server, _) = listener.accept().unwrap();
-    (Socket::from_fd(client.into()).unwrap(), Socket::from_fd(server.into()).unwrap())
 }
 
 /// Two pipes as one channel, like those of a child.

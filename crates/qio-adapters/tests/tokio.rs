@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
-use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
@@ -26,6 +25,7 @@ use qio::{
     WriteFlags, WriteOp,
 };
 use qio_adapters::tokio::{AsyncChannel, run, run_until};
+use qio_testkit::pairs::tcp_sockets;
 use qio_testkit::{Chaos, Plan};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -51,15 +51,10 @@ async fn bounded<F: Future>(future: F) -> F::Output {
 }
 
 fn tcp_pair() -> (Socket, Socket) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let right = listener.accept().unwrap().0;
-    let channel = |stream: TcpStream| {
-        let channel = Socket::from_fd(OwnedFd::from(stream)).unwrap();
-        channel.set_delay(false);
-        channel
-    };
-    (channel(left), channel(right))
+    let (left, right) = tcp_sockets();
+    left.set_delay(false);
+    right.set_delay(false);
+    (left, right)
 }
 
 fn async_pair() -> (AsyncChannel<Socket>, AsyncChannel<Socket>) {

@@ -5,15 +5,15 @@
 
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qio::transport::{Command, Duplex, Pipe, Socket};
+use qio::transport::{Command, Duplex, Pipe};
 use qio::{Channel, ChannelExt, Features, WriteFlags};
 use qio_adapters::tokio::{AsyncChannel, ReadHalf, WriteHalf};
-use qio_testkit::{Pair, Plan, scope};
+use qio_testkit::{Pair, Plan, pairs, scope};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Builder;
 
@@ -57,10 +57,10 @@ macro_rules! checks {
 }
 
 macro_rules! rows {
-    ($($row:ident: $relation:ident, $volume:expr;)*) => {
+    ($($row:ident: $relation:ident of $make:path, $volume:expr;)*) => {
         $(mod $row {
             use super::*;
-            const ROW: Row = Row { make: super::$row, relation: Relation::$relation, volume: $volume };
+            const ROW: Row = Row { make: $make, relation: Relation::$relation, volume: $volume };
             checks! {
                 a_megabyte_in_odd_vectors_goes_both_ways_at_once,
                 the_end_comes_after_all_data_and_stays,
@@ -73,50 +73,18 @@ macro_rules! rows {
 }
 
 rows! {
-    unix_socket: Pair, 1 << 20;
-    tcp_socket: Pair, 1 << 20;
-    pipe_duplex: Pair, 1 << 20;
-    pipe: OneWay, 1 << 20;
-    duplex: Pair, 1 << 20;
-    tight_duplex: Pair, 8000;
-    echo: Echo, 1 << 20;
-    child: Pair, 1 << 20;
+    unix_socket: Pair of pairs::unix, 1 << 20;
+    tcp_socket: Pair of tcp, 1 << 20;
+    pipe_duplex: Pair of pairs::pipes, 1 << 20;
+    pipe: OneWay of pairs::pipe, 1 << 20;
+    duplex: Pair of pairs::memory, 1 << 20;
+    tight_duplex: Pair of pairs::tight_memory, 8000;
+    echo: Echo of echo, 1 << 20;
+    child: Pair of child, 1 << 20;
 }
 
-fn unix_socket() -> Pair {
-    let (left, right) = Socket::pair().unwrap();
-    Pair::new(left, right)
-}
-
-fn tcp_socket() -> Pair {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (right, _) = listener.accept().unwrap();
-    let socket = |stream: TcpStream| Socket::from_fd(OwnedFd::from(stream)).unwrap();
-    Pair::new(socket(left), socket(right))
-}
-
-fn pipe_duplex() -> Pair {
-    let (left_in, right_out) = std::io::pipe().unwrap();
-    let (right_in, left_out) = std::io::pipe().unwrap();
-    Pair::new(
-        Pipe::from_fds(Some(left_in.into()), Some(left_out.into())).unwrap(),
-        Pipe::from_fds(Some(right_in.into()), Some(right_out.into())).unwrap(),
-    )
-}
-
-fn pipe() -> Pair {
-    let (reader, writer) = Pipe::pair().unwrap();
-    Pair::new(writer, reader)
-}
-
-fn duplex() -> Pair {
-    let (left, right) = Duplex::pair();
-    Pair::new(left, right)
-}
-
-fn tight_duplex() -> Pair {
-    let (left, right) = Duplex::pair_with_limit(1);
+fn tcp() -> Pair {
+    let (left, right) = pairs::tcp_sockets();
     Pair::new(left, right)
 }
 

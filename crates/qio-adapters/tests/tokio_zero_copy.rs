@@ -4,8 +4,6 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +12,7 @@ use std::time::Duration;
 use qio::transport::{File, Socket};
 use qio::{Bytes, Channel, ChannelExt, Mode, WriteFlags};
 use qio_adapters::tokio::AsyncChannel;
+use qio_testkit::pairs::tcp_sockets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
@@ -41,14 +40,6 @@ async fn counted<F: Future>(polls: Arc<AtomicU32>, future: F) -> F::Output {
     .await
 }
 
-fn tcp_pair() -> (Socket, Socket) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let right = listener.accept().unwrap().0;
-    let channel = |stream: TcpStream| Socket::from_fd(OwnedFd::from(stream)).unwrap();
-    (channel(left), channel(right))
-}
-
 fn pattern(len: usize) -> Bytes {
     (0..len).map(|n| (n % 251) as u8).collect::<Vec<_>>().into()
 }
@@ -70,7 +61,7 @@ fn stuff(socket: &Socket) -> usize {
 fn owned_and_ordinary_writes_arrive_in_order_and_are_confirmed() {
     for runtime in runtimes() {
         bounded(&runtime, async {
-            let (left, right) = tcp_pair();
+            let (left, right) = tcp_sockets();
             let (left, mut right) =
                 (AsyncChannel::new(left).unwrap(), AsyncChannel::new(right).unwrap());
             let (mut reader, mut writer) = left.into_split();
@@ -116,7 +107,7 @@ fn owned_and_ordinary_writes_arrive_in_order_and_are_confirmed() {
 fn confirmations_are_waited_for_without_spinning() {
     for runtime in runtimes() {
         bounded(&runtime, async {
-            let (left, right) = tcp_pair();
+            let (left, right) = tcp_sockets();
             left.set_mode(Mode::NonBlocking).unwrap();
             let total = stuff(&left);
             let mut left = AsyncChannel::new(left).unwrap();
@@ -146,7 +137,7 @@ fn confirmations_are_waited_for_without_spinning() {
 fn a_close_ends_a_pending_confirm() {
     for runtime in runtimes() {
         bounded(&runtime, async {
-            let (left, right) = tcp_pair();
+            let (left, right) = tcp_sockets();
             left.set_mode(Mode::NonBlocking).unwrap();
             stuff(&left);
             let left = Arc::new(left);

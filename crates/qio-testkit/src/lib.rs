@@ -5,6 +5,7 @@
 //! - [`count_waits`]: how often a call had to wait.
 //! - [`certs`]: an authority and what it signs, for tests of TLS.
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
+//! - [`pairs`]: two channels that are joined, of the common kinds.
 //! - [`cut`]: the same session, ended after every byte and at every step.
 //! - [`fuzz`]: the bodies of the fuzz targets.
 //! - [`mod@conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
@@ -22,6 +23,8 @@ pub mod cut;
 pub mod fuzz;
 mod job;
 mod ledger;
+pub mod pairs;
+mod patience;
 mod scope;
 
 pub use chaos::{Chaos, Plan};
@@ -29,4 +32,5 @@ pub use conformance::{Pair, Subject};
 pub use counting::{count_waits, resident_bytes};
 pub use job::Job;
 pub use ledger::{Descriptor, Ledger};
+pub use patience::{finished, soon};
 pub use scope::scope;

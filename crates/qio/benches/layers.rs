@@ -5,13 +5,16 @@
 //! As in the benchmark of throughput, every run of qio has a run of its control right before or
 //! after it, and the table shows the median of the ratios of the pairs.
 
+mod paired;
+mod transfer;
+
 use std::hint::black_box;
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use qio::{Channel, ChannelExt};
 use qio_proto::Engine;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use transfer::{row, transfer};
 
 /// How long moving so many bytes takes.
 type Run<'a> = &'a dyn Fn(usize) -> Duration;
@@ -61,56 +65,6 @@ fn main() {
             row(name, promised, pairs, bytes, ours, control);
         }
     }
-}
-
-fn row(name: &str, promised: f64, pairs: usize, bytes: usize, ours: Run<'_>, control: Run<'_>) {
-    let (mut qio, mut raw, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    // The first pair warms up.
-    for pair in 0..=pairs {
-        let speed = |time: Duration| bytes as f64 / time.as_secs_f64() / 1e9;
-        let (a, b) = if pair % 2 == 0 {
-            let a = speed(ours(bytes));
-            (a, speed(control(bytes)))
-        } else {
-            let b = speed(control(bytes));
-            (speed(ours(bytes)), b)
-        };
-        if pair > 0 {
-            qio.push(a);
-            raw.push(b);
-            ratios.push(a / b);
-        }
-    }
-    for list in [&mut qio, &mut raw, &mut ratios] {
-        list.sort_by(f64::total_cmp);
-    }
-    let at = |list: &[f64], quarter: usize| list[(list.len() - 1) * quarter / 4];
-    let median = at(&ratios, 2);
-    println!(
-        "| {name} | {:.2} | {:.2} | {median:.3} | {:.3}..{:.3} | {:.3}..{:.3} | {promised} {} |",
-        at(&qio, 2),
-        at(&raw, 2),
-        at(&ratios, 1),
-        at(&ratios, 3),
-        at(&ratios, 0),
-        at(&ratios, 4),
-        if median >= promised { "holds" } else { "BROKEN" },
-    );
-}
-
-/// The time from the first byte to the last, with `send` and `receive` on threads of their own.
-fn transfer(send: impl FnOnce() + Send, receive: impl FnOnce() + Send) -> Duration {
-    let start = Barrier::new(2);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            start.wait();
-            send();
-        });
-        start.wait();
-        let began = Instant::now();
-        receive();
-        began.elapsed()
-    })
 }
 
 fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {

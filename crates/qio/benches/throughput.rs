@@ -2,20 +2,20 @@
 //!
 //! `cargo bench -p qio --bench throughput [-- --quick]`
 //!
-//! Two runs of a benchmark minutes apart compare the machine with itself more than the code. Here
-//! every run of qio has a raw run right before or after it (A B, B A, …), the ratio is taken per
-//! pair, and the table shows the median of the ratios with their quartiles and extremes.
+//! The table shows the median of the ratios with their quartiles and extremes.
+
+mod paired;
+mod transfer;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Barrier;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qio::ChannelExt;
 use qio::transport::Socket;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use transfer::{row, transfer};
 
 #[derive(Clone, Copy)]
 enum Medium {
@@ -50,43 +50,9 @@ fn main() {
     println!("| transfer | qio GB/s | raw GB/s | qio / raw | quartiles | min..max | promised |");
     println!("|---|---:|---:|---:|---|---|---|");
     for &(name, medium, shape, promised) in ROWS {
-        row(name, medium, shape, promised, pairs, bytes);
+        let qio = |bytes| run_qio(medium, shape, bytes);
+        row(name, promised, pairs, bytes, qio, |bytes| run_raw(medium, shape, bytes));
     }
-}
-
-fn row(name: &str, medium: Medium, shape: Shape, promised: f64, pairs: usize, bytes: usize) {
-    let (mut qio, mut raw, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    // The first pair warms up.
-    for pair in 0..=pairs {
-        let speed = |time: Duration| bytes as f64 / time.as_secs_f64() / 1e9;
-        let (a, b) = if pair % 2 == 0 {
-            let a = speed(run_qio(medium, shape, bytes));
-            (a, speed(run_raw(medium, shape, bytes)))
-        } else {
-            let b = speed(run_raw(medium, shape, bytes));
-            (speed(run_qio(medium, shape, bytes)), b)
-        };
-        if pair > 0 {
-            qio.push(a);
-            raw.push(b);
-            ratios.push(a / b);
-        }
-    }
-    for list in [&mut qio, &mut raw, &mut ratios] {
-        list.sort_by(f64::total_cmp);
-    }
-    let at = |list: &[f64], quarter: usize| list[(list.len() - 1) * quarter / 4];
-    let median = at(&ratios, 2);
-    println!(
-        "| {name} | {:.2} | {:.2} | {median:.3} | {:.3}..{:.3} | {:.3}..{:.3} | {promised} {} |",
-        at(&qio, 2),
-        at(&raw, 2),
-        at(&ratios, 1),
-        at(&ratios, 3),
-        at(&ratios, 0),
-        at(&ratios, 4),
-        if median >= promised { "holds" } else { "BROKEN" },
-    );
 }
 
 fn ends(medium: Medium) -> (OwnedFd, OwnedFd) {
@@ -105,21 +71,6 @@ fn ends(medium: Medium) -> (OwnedFd, OwnedFd) {
             (left.expect("connect").into(), right.into())
         }
     }
-}
-
-/// The time from the first byte to the last, with `send` and `receive` on threads of their own.
-fn transfer(send: impl FnOnce() + Send, receive: impl FnOnce() + Send) -> Duration {
-    let start = Barrier::new(2);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            start.wait();
-            send();
-        });
-        start.wait();
-        let began = Instant::now();
-        receive();
-        began.elapsed()
-    })
 }
 
 fn run_qio(medium: Medium, shape: Shape, bytes: usize) -> Duration {

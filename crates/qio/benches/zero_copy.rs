@@ -2,12 +2,13 @@
 //!
 //! `cargo bench -p qio --bench zero_copy [-- --quick]`
 //!
-//! Every run of one kind has a run of the other right before or after it (A B, B A, …); the ratios
-//! are taken per pair. CPU is that of the sending thread alone, in the kernel and outside.
+//! CPU is that of the sending thread alone, in the kernel and outside.
 //!
 //! On loopback the kernel copies in any case, only later: what is measured is what asking costs.
 //! A pair of virtual devices (as root, where ip(8) and unshare(1) can make one) copies on the
 //! receiving side, which is not the sender's work on real hardware either.
+
+mod paired;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +17,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use paired::{Spread, alternate};
 use qio::transport::Socket;
 use qio::{Bytes, ChannelExt, Confirmed};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -52,44 +54,19 @@ fn main() {
 fn table(medium: &str, listener: &TcpListener, pairs: usize, bytes: usize) {
     let address = listener.local_addr().expect("address");
     for size in SIZES {
-        let (mut copy, mut owned) = (Vec::new(), Vec::new());
-        let (mut ratios, mut cpu) = (Vec::new(), Vec::new());
-        let mut confirmed = None;
-        // The first pair warms up.
-        for pair in 0..=pairs {
-            let run = |kind| transfer(listener, address, size, bytes, kind);
-            let (a, b) = if pair % 2 == 0 {
-                let a = run(Kind::Copy);
-                (a, run(Kind::Owned))
-            } else {
-                let b = run(Kind::Owned);
-                (run(Kind::Copy), b)
-            };
-            confirmed = Some(b.confirmed);
-            if pair > 0 {
-                copy.push(bytes as f64 / a.wall.as_secs_f64() / 1e9);
-                owned.push(bytes as f64 / b.wall.as_secs_f64() / 1e9);
-                ratios.push(a.wall.as_secs_f64() / b.wall.as_secs_f64());
-                cpu.push(b.cpu.as_secs_f64() / a.cpu.as_secs_f64());
-            }
-        }
-        for list in [&mut copy, &mut owned, &mut ratios, &mut cpu] {
-            list.sort_by(f64::total_cmp);
-        }
-        let at = |list: &[f64], quarter: usize| list[(list.len() - 1) * quarter / 4];
+        let run = |kind| transfer(listener, address, size, bytes, kind);
+        let runs = alternate(pairs, || run(Kind::Copy), || run(Kind::Owned));
+        let speed = |run: &Run| bytes as f64 / run.wall.as_secs_f64() / 1e9;
+        let ratio = |one: Duration, other: Duration| one.as_secs_f64() / other.as_secs_f64();
         println!(
-            "| {medium}, {} KiB | {:.2} | {:.2} | {:.2} | {:.2}..{:.2} | {:.2}..{:.2} | {:.2} | {} |",
+            "| {medium}, {} KiB | {:.2} | {:.2} | {:.2} | {:.2} | {} |",
             size >> 10,
-            at(&copy, 2),
-            at(&owned, 2),
-            at(&ratios, 2),
-            at(&ratios, 1),
-            at(&ratios, 3),
-            at(&ratios, 0),
-            at(&ratios, 4),
-            at(&cpu, 2),
-            match confirmed {
-                Some(Confirmed { copied: true, .. }) => "copied",
+            Spread::of(runs.iter().map(|(copy, _)| speed(copy))).median(),
+            Spread::of(runs.iter().map(|(_, owned)| speed(owned))).median(),
+            Spread::of(runs.iter().map(|(copy, owned)| ratio(copy.wall, owned.wall))),
+            Spread::of(runs.iter().map(|(copy, owned)| ratio(owned.cpu, copy.cpu))).median(),
+            match runs.last() {
+                Some((_, Run { confirmed: Confirmed { copied: true, .. }, .. })) => "copied",
                 _ => "did not copy",
             }
         );

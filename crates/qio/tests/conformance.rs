@@ -3,14 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{ErrorKind, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qio::channel::Base;
 use qio::net::{self, ConnectOptions, ListenOptions};
@@ -19,17 +18,20 @@ use qio::transport::{SerialOptions, Socket};
 use qio::watch::{PollSet, run};
 use qio::{Address, Channel, ChannelExt, Interest, ReadOp, Readiness, WriteOp};
 use qio_testkit::conformance::writing_to_a_peer_that_is_gone_is_an_error;
-use qio_testkit::{Pair, Subject, conformance};
+use qio_testkit::{Pair, Subject, conformance, pairs, soon};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-conformance!(unix_socket, Subject::pair::<Socket>("unix socket", unix_socket));
-conformance!(tcp_socket, Subject::pair::<Socket>("tcp socket", tcp_socket));
+conformance!(unix_socket, Subject::pair::<Socket>("unix socket", pairs::unix));
+conformance!(tcp_socket, Subject::pair::<Socket>("tcp socket", pairs::tcp));
 conformance!(shared_socket, Subject::pair::<Socket>("shared socket", shared_socket));
-conformance!(duplex, Subject::pair::<Duplex>("duplex", duplex));
-conformance!(tight_duplex, Subject::pair::<Duplex>("tight duplex", tight_duplex).volume(8000));
+conformance!(duplex, Subject::pair::<Duplex>("duplex", pairs::memory));
+conformance!(
+    tight_duplex,
+    Subject::pair::<Duplex>("tight duplex", pairs::tight_memory).volume(8000)
+);
 conformance!(echo, Subject::echo::<Duplex>("echo", || Pair::same(Duplex::echo())));
-conformance!(pipe, Subject::one_way::<Pipe>("pipe", pipe));
-conformance!(pipe_duplex, Subject::pair::<Pipe>("pipe duplex", pipe_duplex));
+conformance!(pipe, Subject::one_way::<Pipe>("pipe", pairs::pipe));
+conformance!(pipe_duplex, Subject::pair::<Pipe>("pipe duplex", pairs::pipes));
 conformance!(shared_pipe, Subject::one_way::<Pipe>("shared pipe", shared_pipe));
 conformance!(fifo, Subject::one_way::<Pipe>("fifo", fifo));
 conformance!(child, Subject::pair::<Child>("child", child));
@@ -45,7 +47,7 @@ conformance!(buffer, Subject::store::<Buffer>("buffer", || Pair::same(Buffer::ne
 conformance!(tcp_connection, Subject::pair::<Socket>("tcp connection", tcp_connection));
 conformance!(
     tcp_acceptance,
-    Subject::pair::<Socket>("tcp acceptance", || swapped(tcp_connection()))
+    Subject::pair::<Socket>("tcp acceptance", || tcp_connection().swapped())
 );
 conformance!(unix_connection, Subject::pair::<Socket>("unix connection", unix_connection));
 conformance!(
@@ -65,23 +67,6 @@ conformance!(
 conformance!(file_from_fd, Subject::store::<File>("file from fd", file_from_fd));
 conformance!(null, Subject::sink::<Null>("null", || Pair::same(Null::new())));
 
-fn unix_socket() -> Pair {
-    let (left, right) = Socket::pair().unwrap();
-    Pair::new(left, right)
-}
-
-fn tcp_socket() -> Pair {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (right, _) = listener.accept().unwrap();
-    let socket = |stream: TcpStream| {
-        // Small, so that filling it is quick.
-        sockopt::set_socket_send_buffer_size(&stream, 64 * 1024).unwrap();
-        Socket::from_fd(OwnedFd::from(stream)).unwrap()
-    };
-    Pair::new(socket(left), socket(right))
-}
-
 fn shared_socket() -> Pair {
     let (left, right) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -91,30 +76,6 @@ fn shared_socket() -> Pair {
     )
     .unwrap();
     Pair::new(Socket::from_shared(left).unwrap(), Socket::from_shared(right).unwrap())
-}
-
-fn duplex() -> Pair {
-    let (left, right) = Duplex::pair();
-    Pair::new(left, right)
-}
-
-fn tight_duplex() -> Pair {
-    let (left, right) = Duplex::pair_with_limit(1);
-    Pair::new(left, right)
-}
-
-fn pipe() -> Pair {
-    let (reader, writer) = Pipe::pair().unwrap();
-    Pair::new(writer, reader)
-}
-
-fn pipe_duplex() -> Pair {
-    let (left_in, right_out) = std::io::pipe().unwrap();
-    let (right_in, left_out) = std::io::pipe().unwrap();
-    Pair::new(
-        Pipe::from_fds(Some(left_in.into()), Some(left_out.into())).unwrap(),
-        Pipe::from_fds(Some(right_in.into()), Some(right_out.into())).unwrap(),
-    )
 }
 
 fn shared_pipe() -> Pair {
@@ -299,10 +260,6 @@ fn connection(address: &Address) -> Pair {
     Pair::new(left, right)
 }
 
-fn swapped(pair: Pair) -> Pair {
-    Pair::new(pair.right, pair.left)
-}
-
 fn socket_from_fd() -> Pair {
     let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
     Pair::new(from_fd(left), from_fd(right))
@@ -335,20 +292,16 @@ fn from_shared_fd(fd: impl Into<OwnedFd>) -> Arc<dyn Channel> {
     transport::from_shared_fd(fd.into()).unwrap()
 }
 
-fn soon() -> Option<Instant> {
-    Some(Instant::now() + Duration::from_secs(10))
-}
-
 /// In a child with the default disposition, which a C program has and Rust's runtime changes.
 #[test]
 fn a_broken_pipe_raises_no_signal() {
     const ROLE: &str = "QIO_SIGPIPE_ROLE";
     let subjects = [
-        Subject::pair::<Socket>("unix socket", unix_socket),
-        Subject::pair::<Socket>("tcp socket", tcp_socket),
+        Subject::pair::<Socket>("unix socket", pairs::unix),
+        Subject::pair::<Socket>("tcp socket", pairs::tcp),
         Subject::pair::<Socket>("shared socket", shared_socket),
-        Subject::pair::<Duplex>("duplex", duplex),
-        Subject::one_way::<Pipe>("pipe", pipe),
+        Subject::pair::<Duplex>("duplex", pairs::memory),
+        Subject::one_way::<Pipe>("pipe", pairs::pipe),
         Subject::one_way::<Pipe>("shared pipe", shared_pipe),
     ];
     match std::env::var(ROLE).as_deref() {

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind;
-use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
@@ -11,10 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qio::layer::{tls, ws};
-use qio::transport::{Duplex, Socket};
-use qio::watch::{PollSet, Steps, Waiter, run, waiter};
+use qio::transport::Socket;
+use qio::watch::{PollSet, Waiter, waiter};
 use qio::{Channel, ChannelExt, Interest, Mode};
-use qio_testkit::{Job, Pair, count_waits};
+use qio_testkit::pairs::{tight_memory, unix, ws_over};
+use qio_testkit::{Job, Pair, count_waits, finished, soon};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -38,21 +38,6 @@ fn tls_pair_of(pair: Pair, configs: (Arc<ClientConfig>, Arc<ServerConfig>)) -> P
     Pair::new(client, server.join().unwrap())
 }
 
-fn ws_pair(pair: Pair) -> Pair {
-    ws_pair_of(pair, ws::WsOptions::default())
-}
-
-/// A server with options; the client has the defaults.
-fn ws_pair_of(pair: Pair, options: ws::WsOptions) -> Pair {
-    let mut server = ws::ServerOptions::default();
-    server.ws = options;
-    let server = ws::server(pair.right, server, soon());
-    let server = thread::spawn(move || finished(server).into_layer(ws::NAME));
-    let client = ws::client(pair.left, ws::ClientOptions::new("localhost"), soon()).unwrap();
-    let client = finished(client).into_layer(ws::NAME);
-    Pair::new(client, server.join().unwrap())
-}
-
 fn configs(tickets: usize) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     static IDENTITY: OnceLock<(CertificateDer<'static>, Vec<u8>)> = OnceLock::new();
     let (cert, key) = IDENTITY.get_or_init(|| {
@@ -69,40 +54,14 @@ fn configs(tickets: usize) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     (Arc::new(client), Arc::new(server))
 }
 
-fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
-    match run(steps, None).unwrap() {
-        ControlFlow::Break(result) => result.unwrap(),
-        ControlFlow::Continue(_) => unreachable!("it has a deadline of its own"),
-    }
-}
-
-fn soon() -> Option<Instant> {
-    Some(Instant::now() + Duration::from_secs(10))
-}
-
-fn unix() -> Pair {
-    let (left, right) = Socket::pair().unwrap();
-    Pair::new(left, right)
-}
-
-/// One byte at a time.
-fn trickle() -> Pair {
-    let (left, right) = Duplex::pair_with_limit(1);
-    Pair::new(left, right)
-}
-
-fn swapped(pair: Pair) -> Pair {
-    Pair::new(pair.right, pair.left)
-}
-
 /// Every kind of stack that the tests here look at.
 fn stacks() -> Vec<(&'static str, Pair)> {
     vec![
-        ("ws, from the client", ws_pair(unix())),
-        ("ws, from the server", swapped(ws_pair(unix()))),
+        ("ws, from the client", ws_over(unix())),
+        ("ws, from the server", ws_over(unix()).swapped()),
         ("tls", tls_pair(unix())),
-        ("tls over ws", tls_pair(ws_pair(unix()))),
-        ("ws over tls", swapped(ws_pair(tls_pair(unix())))),
+        ("tls over ws", tls_pair(ws_over(unix()))),
+        ("ws over tls", ws_over(tls_pair(unix())).swapped()),
     ]
 }
 
@@ -314,7 +273,7 @@ fn two_peers_that_write_before_they_read_get_through() {
 #[test]
 fn a_handshake_reads_while_it_cannot_write() {
     // Both sides of TLS 1.3 talk at once after the first answer, and a byte fits in each direction.
-    let pair = tls_pair_without_tickets(ws_pair(tls_pair_without_tickets(trickle())));
+    let pair = tls_pair_without_tickets(ws_over(tls_pair_without_tickets(tight_memory())));
     let left = Arc::clone(&pair.left);
     let writer = Job::start(move || {
         left.write_all(b"through").unwrap();
@@ -330,15 +289,15 @@ fn a_handshake_reads_while_it_cannot_write() {
 fn a_wait_wakes_up_no_more_often_than_bytes_come() {
     const PLAIN: usize = 2_000;
     type Wrap = fn(Pair) -> Pair;
-    let tls_over_ws: Wrap = |pair| tls_pair_without_tickets(ws_pair(pair));
+    let tls_over_ws: Wrap = |pair| tls_pair_without_tickets(ws_over(pair));
     // What the wire has besides: a header of WebSocket for each piece, a record of TLS.
     let stacks = [
-        ("ws", ws_pair as Wrap, 16),
+        ("ws", ws_over as Wrap, 16),
         ("tls", tls_pair_without_tickets as Wrap, 64),
         ("tls over ws", tls_over_ws, 1_000),
     ];
     for (name, wrap, besides) in stacks {
-        let pair = wrap(trickle());
+        let pair = wrap(tight_memory());
         let (left, right) = (pair.left, pair.right);
         let writer = Job::start(move || {
             left.write_all(&[7; PLAIN]).unwrap();

@@ -2,16 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use qio::layer::{Layer, tls, ws};
 use qio::transport::Socket;
-use qio::watch::{Steps, run};
 use qio::{Channel, ChannelExt};
-use qio_testkit::scope;
+use qio_testkit::{finished, scope};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -227,11 +225,4 @@ fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
     let name = ServerName::try_from("localhost").unwrap();
     let client = finished(tls::client(left, Arc::new(client), name, None).unwrap());
     (client.into_layer(tls::NAME), server.join().unwrap())
-}
-
-fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
-    match run(steps, None).unwrap() {
-        ControlFlow::Break(result) => result.unwrap(),
-        ControlFlow::Continue(_) => unreachable!("it has no deadline"),
-    }
 }

@@ -128,6 +128,26 @@ fn a_unix_datagram_address_has_a_name_for_answers() {
 }
 
 #[test]
+fn a_datagram_socket_removes_the_file_of_its_name_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server");
+    let _server = UnixDatagram::bind(&path).unwrap();
+    let own = folder.path().join("own");
+    let address = format!("unix-dgram:{}?bind={}", path.display(), own.display());
+    drop(open(&address).unwrap());
+    assert!(!own.exists(), "the file of our name is left behind");
+    let client = open(&address).unwrap();
+    // What has the name next may have the inode, too: file systems use them again.
+    let next = folder.path().join("next");
+    std::fs::hard_link(&own, &next).unwrap();
+    client.close().unwrap();
+    assert!(!own.exists(), "the file of our name is left behind");
+    std::fs::rename(&next, &own).unwrap();
+    drop(client);
+    assert!(own.exists(), "the file of another socket was removed");
+}
+
+#[test]
 fn datagrams_of_several_unix_peers_cannot_be_listened_for() {
     let error = "listen:unix-dgram:/tmp/x".parse::<Address>().unwrap_err();
     assert_eq!(error.class(), Class::Usage);

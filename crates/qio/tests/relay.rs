@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test program")]
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,18 +19,16 @@ use qio::{
     Channel, ChannelExt, Direction, FdSink, Features, Interest, Io, Mode, ReadFlags, Readiness,
     WriteFlags,
 };
+use qio_testkit::pairs::tcp_sockets;
 
 /// Long enough for a slow machine, short enough for a hang to be seen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn tcp_pair() -> (Socket, Socket) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (server, _) = listener.accept().unwrap();
-    for stream in [&client, &server] {
-        stream.set_nodelay(true).unwrap();
-    }
-    (Socket::from_fd(client.into()).unwrap(), Socket::from_fd(server.into()).unwrap())
+    let (client, server) = tcp_sockets();
+    client.set_delay(false);
+    server.set_delay(false);
+    (client, server)
 }
 
 fn unix_pair() -> (Socket, Socket) {

@@ -14,24 +14,17 @@ use common::{in_own_process, with_other_process};
 use qio::transport::{Endpoint, KeepAlive, PeerCredentials, Socket};
 use qio::watch::PollSet;
 use qio::{Channel, ChannelExt, FdSink, Interest, Mode, ReadFlags, WriteFlags};
+use qio_testkit::pairs::tcp_sockets;
 use qio_testkit::{Job, count_waits, scope};
 use rustix::fs::OFlags;
 use rustix::net::sockopt;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-fn tcp_pair() -> (Socket, Socket) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (right, _) = listener.accept().unwrap();
-    let socket = |stream: TcpStream| Socket::from_fd(OwnedFd::from(stream)).unwrap();
-    (socket(left), socket(right))
-}
-
 #[test]
 fn one_shutdown_or_close_ends_every_writer_that_sleeps_in_the_kernel() {
     scope(LIMIT, |_| {
-        for make in [|| Socket::pair().unwrap(), tcp_pair] {
+        for make in [|| Socket::pair().unwrap(), tcp_sockets] {
             for close in [false, true] {
                 let (left, _right) = make();
                 let left = Arc::new(left);
@@ -62,7 +55,7 @@ fn one_shutdown_or_close_ends_every_writer_that_sleeps_in_the_kernel() {
 fn a_peek_on_a_reset_connection_is_one_error_and_the_end_after_it() {
     scope(LIMIT, |_| {
         for mode in [Mode::Blocking, Mode::NonBlocking] {
-            let (left, right) = tcp_pair();
+            let (left, right) = tcp_sockets();
             left.set_mode(mode).unwrap();
             sockopt::set_socket_linger(right.descriptor().unwrap(), Some(Duration::ZERO)).unwrap();
             drop(right);
@@ -113,7 +106,7 @@ fn a_peer_is_known_where_there_are_credentials() {
         }
         left.close().unwrap();
         assert_eq!(left.peer_credentials().unwrap_err().kind(), ErrorKind::NotConnected);
-        let (tcp, _other) = tcp_pair();
+        let (tcp, _other) = tcp_sockets();
         let error = tcp.peer_credentials().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert_eq!(error.to_string(), "tcp socket: only unix sockets know their peer");
@@ -318,7 +311,7 @@ fn a_message_of_another_process_tells_that_process_and_not_the_one_that_connecte
 #[test]
 fn credentials_are_refused_where_they_cannot_travel() {
     scope(LIMIT, |_| {
-        let (tcp, _other) = tcp_pair();
+        let (tcp, _other) = tcp_sockets();
         let errors = [
             tcp.set_receive_credentials(true).unwrap_err(),
             tcp.write_with(&[IoSlice::new(b"x")], WriteFlags::CREDENTIALS, &[]).unwrap_err(),
@@ -410,7 +403,7 @@ fn at_the_limit_of_open_files_a_peek_for_a_number_still_ends() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let name = "at_the_limit_of_open_files_a_peek_for_a_number_still_ends";
     let body = || {
-        let make: [fn() -> (Socket, Socket); 2] = [|| Socket::pair().unwrap(), tcp_pair];
+        let make: [fn() -> (Socket, Socket); 2] = [|| Socket::pair().unwrap(), tcp_sockets];
         let pairs = make.map(|make| make());
         let next = rustix::io::dup(&*pairs[0].0.descriptor().unwrap()).unwrap();
         let limit = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next)).unwrap();
@@ -433,7 +426,7 @@ fn at_the_limit_of_open_files_a_peek_for_a_number_still_ends() {
 #[test]
 fn buffer_sizes_are_what_the_kernel_made_of_them_and_hold_that_much() {
     scope(LIMIT, |_| {
-        let make: [fn() -> (Socket, Socket); 2] = [|| Socket::pair().unwrap(), tcp_pair];
+        let make: [fn() -> (Socket, Socket); 2] = [|| Socket::pair().unwrap(), tcp_sockets];
         for make in make {
             let (socket, _peer) = make();
             for bytes in [20_000, 60_000] {
@@ -462,7 +455,7 @@ fn buffer_sizes_are_what_the_kernel_made_of_them_and_hold_that_much() {
 #[test]
 fn the_options_of_tcp_reach_the_kernel_and_come_back() {
     scope(LIMIT, |_| {
-        let (tcp, _peer) = tcp_pair();
+        let (tcp, _peer) = tcp_sockets();
         let fd = tcp.descriptor().unwrap();
         assert_eq!(tcp.user_timeout().unwrap(), None);
         tcp.set_user_timeout(Some(Duration::from_millis(2500))).unwrap();
@@ -547,7 +540,7 @@ fn options_that_a_socket_does_not_have_are_refused_by_name() {
 #[test]
 fn a_corked_message_leaves_in_one_piece_when_the_guard_goes() {
     scope(LIMIT, |_| {
-        let (left, right) = tcp_pair();
+        let (left, right) = tcp_sockets();
         left.set_delay(false);
         right.set_mode(Mode::NonBlocking).unwrap();
         let started = Instant::now();
@@ -576,7 +569,7 @@ fn a_corked_message_leaves_in_one_piece_when_the_guard_goes() {
 #[test]
 fn the_last_of_nested_corks_uncorks_on_every_way_out() {
     scope(LIMIT, |_| {
-        let (left, _right) = tcp_pair();
+        let (left, _right) = tcp_sockets();
         let left = Arc::new(left);
         let is_corked = || sockopt::tcp_cork(left.descriptor().unwrap()).unwrap();
         let outer = left.corked();

@@ -2,19 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{TcpListener, TcpStream};
-use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use qio::layer::{tls, ws};
+use qio::layer::tls;
 use qio::transport::{Duplex, Pipe, Socket};
-use qio::watch::{Steps, run};
 use qio::{Channel, ChannelExt};
-use qio_testkit::{Pair, Subject, conformance};
-use rustix::net::sockopt;
+use qio_testkit::pairs::{memory, pipes, tcp, unix, ws_over};
+use qio_testkit::{Pair, Subject, conformance, finished, soon};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -36,7 +31,7 @@ conformance!(
 );
 conformance!(
     tls_server_side,
-    Subject::pair::<Socket>("tls server side", || swapped(tls_pair(unix()))).with_farewell()
+    Subject::pair::<Socket>("tls server side", || tls_pair(unix()).swapped()).with_farewell()
 );
 conformance!(
     tls_1_2,
@@ -45,7 +40,7 @@ conformance!(
 );
 conformance!(
     tls_over_ws_over_tls,
-    Subject::pair::<Socket>("tls over ws over tls", || tls_pair(ws_pair(tls_pair(unix()))))
+    Subject::pair::<Socket>("tls over ws over tls", || tls_pair(ws_over(tls_pair(unix()))))
         .with_farewell()
 );
 
@@ -61,14 +56,6 @@ fn tls_pair_of(pair: Pair, versions: &[&'static rustls::SupportedProtocolVersion
     let name = ServerName::try_from("localhost").unwrap();
     let client = tls::client(pair.left, client, name, soon()).unwrap();
     let client = finished(client).into_layer(tls::NAME);
-    Pair::new(client, server.join().unwrap())
-}
-
-fn ws_pair(pair: Pair) -> Pair {
-    let server = ws::server(pair.right, ws::ServerOptions::default(), soon());
-    let server = thread::spawn(move || finished(server).into_layer(ws::NAME));
-    let client = ws::client(pair.left, ws::ClientOptions::new("localhost"), soon()).unwrap();
-    let client = finished(client).into_layer(ws::NAME);
     Pair::new(client, server.join().unwrap())
 }
 
@@ -95,52 +82,6 @@ fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         (made.cert.der().clone(), made.signing_key.serialize_der())
     });
     (cert.clone(), PrivateKeyDer::try_from(key.clone()).unwrap())
-}
-
-fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
-    match run(steps, None).unwrap() {
-        ControlFlow::Break(result) => result.unwrap(),
-        ControlFlow::Continue(_) => unreachable!("it has a deadline of its own"),
-    }
-}
-
-fn swapped(pair: Pair) -> Pair {
-    Pair::new(pair.right, pair.left)
-}
-
-fn unix() -> Pair {
-    let (left, right) = Socket::pair().unwrap();
-    Pair::new(left, right)
-}
-
-fn tcp() -> Pair {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (right, _) = listener.accept().unwrap();
-    let socket = |stream: TcpStream| {
-        // Small, so that filling it is quick.
-        sockopt::set_socket_send_buffer_size(&stream, 64 * 1024).unwrap();
-        Socket::from_fd(OwnedFd::from(stream)).unwrap()
-    };
-    Pair::new(socket(left), socket(right))
-}
-
-fn pipes() -> Pair {
-    let (left_in, right_out) = std::io::pipe().unwrap();
-    let (right_in, left_out) = std::io::pipe().unwrap();
-    Pair::new(
-        Pipe::from_fds(Some(left_in.into()), Some(left_out.into())).unwrap(),
-        Pipe::from_fds(Some(right_in.into()), Some(right_out.into())).unwrap(),
-    )
-}
-
-fn memory() -> Pair {
-    let (left, right) = Duplex::pair();
-    Pair::new(left, right)
-}
-
-fn soon() -> Option<Instant> {
-    Some(Instant::now() + Duration::from_secs(10))
 }
 
 #[test]

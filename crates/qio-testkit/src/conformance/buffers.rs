@@ -6,7 +6,8 @@ use std::sync::Arc;
 use qio::{Channel, ChannelExt, Features, ReadFlags, WriteFlags};
 
 use super::Subject;
-use super::data::{close, drain, fill, pattern, read_soon, soon, write_until_error};
+use super::data::{close, drain, fill, pattern, read_soon, write_until_error};
+use crate::soon;
 
 /// No byte wanted is no error, whatever happened before, and moves nothing.
 pub fn an_empty_buffer_is_a_no_op_in_every_state(subject: &Subject) {

@@ -9,8 +9,9 @@ use qio::watch::PollSet;
 use qio::{Channel, ChannelExt, Interest, Readiness};
 
 use super::Subject;
-use super::data::{MODES, close, fill, is_gone, read_soon, soon, write_until_error};
+use super::data::{MODES, close, fill, is_gone, read_soon, write_until_error};
 use crate::Job;
+use crate::soon;
 
 /// A reader that sleeps in another thread learns that its channel is closed.
 pub fn close_wakes_a_blocked_reader(subject: &Subject) {

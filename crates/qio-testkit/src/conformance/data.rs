@@ -8,13 +8,9 @@ use qio::{Channel, ChannelExt, Features, Interest, Mode, WriteFlags};
 
 use super::Pair;
 use crate::chaos::scramble;
+use crate::soon;
 
 pub(super) const MODES: [Mode; 2] = [Mode::Blocking, Mode::NonBlocking];
-
-/// Long enough for what must happen at once, on the slowest machine.
-pub(super) fn soon() -> Option<Instant> {
-    Some(Instant::now() + Duration::from_secs(10))
-}
 
 /// A short time that passes for nothing.
 pub(super) fn a_moment() -> Option<Instant> {

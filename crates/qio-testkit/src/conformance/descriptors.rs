@@ -10,7 +10,8 @@ use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::FdFlags;
 
 use super::Subject;
-use super::data::{MODES, drain, fill, soon};
+use super::data::{MODES, drain, fill};
+use crate::soon;
 use crate::{Chaos, Job, Plan};
 
 fn files(count: usize) -> Vec<OwnedFd> {

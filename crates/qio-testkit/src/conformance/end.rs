@@ -6,8 +6,9 @@ use std::sync::Arc;
 use qio::{ChannelExt, Features, Interest, Readiness};
 
 use super::Subject;
-use super::data::{MODES, close, is_gone, pattern, read_soon, soon, write_until_error};
+use super::data::{MODES, close, is_gone, pattern, read_soon, write_until_error};
 use crate::Job;
+use crate::soon;
 
 /// An end between two messages is no error, one inside a message is and tells how much came.
 pub fn a_clean_end_and_a_truncation_differ(subject: &Subject) {

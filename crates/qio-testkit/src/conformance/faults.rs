@@ -6,8 +6,8 @@ use std::sync::Arc;
 use qio::ChannelExt;
 
 use super::Subject;
-use super::data::soon;
 use crate::cut::{self, Script, Side};
+use crate::soon;
 use crate::{Chaos, Job, Plan};
 
 /// For every n: when the n-th call below fails, one call fails, with that error.

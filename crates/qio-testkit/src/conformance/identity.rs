@@ -7,7 +7,8 @@ use std::sync::Arc;
 use qio::{Channel, ChannelExt, Features, Io, Mode};
 
 use super::Subject;
-use super::data::{MODES, soon};
+use super::data::MODES;
+use crate::soon;
 use crate::{Chaos, Job, Plan};
 
 /// What is announced works, what is not is refused with one kind; each feature by itself.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use qio::{ChannelExt, FdSink, Features, Interest, ReadFlags};
 
 use super::Subject;
-use super::data::{MODES, a_moment, fill, soon};
+use super::data::{MODES, a_moment, fill};
+use crate::soon;
 use crate::{Job, count_waits};
 
 /// A peek gives what is there, as often as it is asked, and the read after it gives the same.

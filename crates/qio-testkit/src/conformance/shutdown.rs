@@ -7,8 +7,9 @@ use std::sync::Arc;
 use qio::{ChannelExt, Features, Interest};
 
 use super::Subject;
-use super::data::{MODES, fill, read_soon, soon, write_until_error};
+use super::data::{MODES, fill, read_soon, write_until_error};
 use crate::Job;
+use crate::soon;
 
 /// A reader that sleeps in another thread reads the end, in the kernel and in poll(2).
 pub fn shutdown_wakes_a_blocked_reader(subject: &Subject) {

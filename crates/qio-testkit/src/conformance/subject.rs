@@ -45,6 +45,12 @@ impl Pair {
         Self { left: Arc::clone(&channel) as _, right: channel }
     }
 
+    /// The left one on the right.
+    #[must_use]
+    pub fn swapped(self) -> Self {
+        Self { left: self.right, right: self.left }
+    }
+
     /// Puts a [`Chaos`] with `plan` in front of both.
     #[must_use]
     pub fn in_chaos(self, plan: Plan) -> Self {
@@ -161,7 +167,7 @@ impl Subject {
     /// Ends the stream, so that the peer reads the end.
     pub(super) fn end(&self, channel: &dyn Channel) {
         if self.farewell {
-            channel.finish_all(super::data::soon()).unwrap();
+            channel.finish_all(crate::soon()).unwrap();
         }
         super::close(channel);
     }

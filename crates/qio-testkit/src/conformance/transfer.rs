@@ -6,7 +6,8 @@ use std::sync::Arc;
 use qio::{Channel, ChannelExt, Interest, WriteFlags};
 
 use super::Subject;
-use super::data::{MODES, expect, fill, pattern, receive_odd, send_odd, soon};
+use super::data::{MODES, expect, fill, pattern, receive_odd, send_odd};
+use crate::soon;
 use crate::{Job, Pair, Plan};
 
 /// A large transfer in vectors of odd sizes, in both directions at once, in both modes.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use qio::{Channel, ChannelExt, Interest, Mode, ReadFlags, Readiness, WriteFlags};
 
 use super::Subject;
-use super::data::{MODES, a_moment, close, drain, fill, pattern, read_soon, soon};
+use super::data::{MODES, a_moment, close, drain, fill, pattern, read_soon};
+use crate::soon;
 use crate::{Chaos, Job, Plan, count_waits};
 
 /// Nothing there, in non-blocking mode or with the flag for one call: would-block, again and again.
