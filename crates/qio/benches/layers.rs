@@ -6,29 +6,27 @@
 //! after it, and the table shows the median of the ratios of the pairs.
 
 mod paired;
+mod tls;
 mod transfer;
 
 use std::hint::black_box;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use qio::layer::{tls, ws};
+use qio::layer::ws;
 use qio::transport::Socket;
 use qio::watch::{Steps, run};
 use qio::{Channel, ChannelExt};
 use qio_proto::Engine;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use transfer::{row, transfer};
+use tls::{End, Foreign, Identity};
+use transfer::{Cost, HEAD, row, transfer};
 
-/// How long moving so many bytes takes.
-type Run<'a> = &'a dyn Fn(usize) -> Duration;
+/// What moving so many bytes takes.
+type Run<'a> = &'a dyn Fn(usize) -> Cost;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -39,30 +37,57 @@ fn main() {
     let only = args.iter().position(|arg| arg == "--only").map(|at| args[at + 1].as_str());
     let (pairs, bytes) = if quick { (5, 32 << 20) } else { (21, 256 << 20) };
     println!("{pairs} pairs of {} MiB each\n", bytes >> 20);
-    println!("| what | qio GB/s | control GB/s | ratio | quartiles | min..max | promised |");
-    println!("|---|---:|---:|---:|---|---|---|");
+    println!("{HEAD}");
+    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     let tls = Identity::new();
-    let rows: [(&str, f64, Run<'_>, Run<'_>); 6] = [
-        ("tls, 16 KiB writes / rustls", 0.95, &|n| tls.qio(n), &|n| tls.bare(n)),
-        ("ws, decode 64 KiB frames / loop", 0.9, &|n| decode(n, 64 << 10), &|n| {
+    let bare = |n| tls.run(End::Rustls, End::Rustls, n);
+    let qio = |n| tls.run(End::Qio, End::Qio, n);
+    let rows: [(&str, Option<f64>, Run<'_>, Run<'_>); 8] = [
+        ("tls, 16 KiB writes / rustls", Some(0.95), &qio, &bare),
+        (
+            "tls, qio sends, rustls receives / rustls",
+            None,
+            &|n| tls.run(End::Qio, End::Rustls, n),
+            &bare,
+        ),
+        (
+            "tls, rustls sends, qio receives / rustls",
+            None,
+            &|n| tls.run(End::Rustls, End::Qio, n),
+            &bare,
+        ),
+        ("ws, decode 64 KiB frames / loop", Some(0.9), &|n| decode(n, 64 << 10), &|n| {
             decode_by_hand(n, 64 << 10)
         }),
-        ("ws, decode 128 B frames / loop", 0.5, &|n| decode(n / 8, 128) * 8, &|n| {
+        ("ws, decode 128 B frames / loop", Some(0.5), &|n| decode(n / 8, 128) * 8, &|n| {
             decode_by_hand(n / 8, 128) * 8
         }),
         // Pieces of 8 KiB, which bound what may have to wait here.
-        ("ws, encode 64 KiB writes, server / writev", 0.7, &|n| encode(n, 64 << 10), &|n| {
+        ("ws, encode 64 KiB writes, server / writev", Some(0.7), &|n| encode(n, 64 << 10), &|n| {
             encode_by_hand(n, 64 << 10)
         }),
-        ("ws, encode 64 KiB writes, client / writev", 0.5, &|n| encode_masked(n, 64 << 10), &|n| {
-            encode_by_hand(n, 64 << 10)
-        }),
+        (
+            "ws, encode 64 KiB writes, client / writev",
+            Some(0.5),
+            &|n| encode_masked(n, 64 << 10),
+            &|n| encode_by_hand(n, 64 << 10),
+        ),
         // Within 1.5 times of memcpy.
-        ("ws, mask 64 KiB / memcpy", 0.66, &mask, &copy),
+        ("ws, mask 64 KiB / memcpy", Some(0.66), &|n| mask(n * 8) / 8, &|n| copy(n * 8) / 8),
     ];
     for (name, promised, ours, control) in rows {
-        if only.is_none_or(|only| name.contains(only)) {
+        if wanted(name) {
             row(name, promised, pairs, bytes, ours, control);
+        }
+    }
+    for library in tls::LIBRARIES {
+        let name = format!("tls, 16 KiB writes / {library}");
+        if !wanted(&name) {
+            continue;
+        }
+        match Foreign::build(library, &tls) {
+            Ok(foreign) => row(&name, None, pairs, bytes, qio, |n| foreign.run(n)),
+            Err(reason) => println!("\nskipped: {name}: {reason}"),
         }
     }
 }
@@ -74,7 +99,7 @@ fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
     }
 }
 
-fn socket(stream: UnixStream) -> Socket {
+fn channel(stream: UnixStream) -> Socket {
     Socket::from_fd(OwnedFd::from(stream)).map_err(|(error, _)| error).expect("a socket")
 }
 
@@ -101,100 +126,12 @@ fn some(count: usize) -> usize {
     count
 }
 
-struct Identity {
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
-}
-
-/// What one record of TLS holds.
-const RECORD: usize = 16 << 10;
-
-impl Identity {
-    fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("rcgen");
-        let cert = made.cert.der().clone();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
-        let mut roots = RootCertStore::empty();
-        roots.add(cert.clone()).expect("a root");
-        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let server = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert], key)
-            .expect("a certificate");
-        Self { client: Arc::new(client), server: Arc::new(server) }
-    }
-
-    fn name() -> ServerName<'static> {
-        ServerName::try_from("localhost").expect("a name")
-    }
-
-    fn qio(&self, bytes: usize) -> Duration {
-        let (left, right) = UnixStream::pair().expect("socketpair");
-        let server = tls::server(socket(right), Arc::clone(&self.server), None).expect("server");
-        let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-        let client = tls::client(socket(left), Arc::clone(&self.client), Self::name(), None);
-        let client = finished(client.expect("client")).into_layer(tls::NAME);
-        let server = server.join().expect("the server");
-        transfer(|| send(&client, bytes, RECORD), || receive(&server, bytes, RECORD))
-    }
-
-    /// rustls over sockets in blocking mode: a record is sent when it is made, and the reader asks
-    /// the kernel for two at once, because rustls by itself asks for 4 KiB at a time.
-    fn bare(&self, bytes: usize) -> Duration {
-        let (mut left, mut right) = UnixStream::pair().expect("socketpair");
-        let config = Arc::clone(&self.server);
-        let server = thread::spawn(move || {
-            let mut tls = rustls::ServerConnection::new(config).expect("server");
-            while tls.is_handshaking() {
-                tls.complete_io(&mut right).expect("the handshake");
-            }
-            (tls, right)
-        });
-        let config = Arc::clone(&self.client);
-        let mut client = rustls::ClientConnection::new(config, Self::name()).expect("client");
-        while client.is_handshaking() {
-            client.complete_io(&mut left).expect("the handshake");
-        }
-        let (mut server, right) = server.join().expect("the server");
-        let mut right = BufReader::with_capacity(36 << 10, right);
-        transfer(
-            move || {
-                let block = vec![7; RECORD];
-                let mut sent = 0;
-                while sent < bytes {
-                    let count = RECORD.min(bytes - sent);
-                    client.writer().write_all(&block[..count]).expect("write");
-                    while client.wants_write() {
-                        client.write_tls(&mut left).expect("write");
-                    }
-                    sent += count;
-                }
-            },
-            move || {
-                let mut block = vec![0; RECORD];
-                let mut received = 0;
-                while received < bytes {
-                    match server.reader().read(&mut block) {
-                        Ok(count) => received += some(count),
-                        Err(error) => {
-                            assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
-                            server.read_tls(&mut right).expect("read");
-                            server.process_new_packets().expect("a record");
-                        }
-                    }
-                    black_box(&block);
-                }
-            },
-        )
-    }
-}
-
 /// A WebSocket between two layers, the client first.
 fn websockets() -> (impl Channel, impl Channel) {
     let (left, right) = UnixStream::pair().expect("socketpair");
-    let server = ws::server(socket(right), ws::ServerOptions::default(), None);
+    let server = ws::server(channel(right), ws::ServerOptions::default(), None);
     let server = thread::spawn(move || finished(server).into_layer(ws::NAME));
-    let client = ws::client(socket(left), ws::ClientOptions::new("localhost"), None);
+    let client = ws::client(channel(left), ws::ClientOptions::new("localhost"), None);
     let client = finished(client.expect("client")).into_layer(ws::NAME);
     (client, server.join().expect("the server"))
 }
@@ -206,7 +143,7 @@ fn server() -> (UnixStream, impl Channel) {
         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     (&left).write_all(request.as_bytes()).expect("write");
-    let server = finished(ws::server(socket(right), ws::ServerOptions::default(), None));
+    let server = finished(ws::server(channel(right), ws::ServerOptions::default(), None));
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -253,7 +190,7 @@ fn send_frames(to: &UnixStream, bytes: usize, size: usize) {
 /// What a reader asks for at once.
 const BLOCK: usize = 64 << 10;
 
-fn decode(bytes: usize, size: usize) -> Duration {
+fn decode(bytes: usize, size: usize) -> Cost {
     let (client, server) = server();
     transfer(
         || send_frames(&client, bytes, size),
@@ -266,7 +203,7 @@ fn decode(bytes: usize, size: usize) -> Duration {
 
 /// Reads what there is, unmasks each frame where it lies, and hands its payload on by copying it
 /// to the block of the reader.
-fn decode_by_hand(bytes: usize, size: usize) -> Duration {
+fn decode_by_hand(bytes: usize, size: usize) -> Cost {
     let (client, server) = UnixStream::pair().expect("socketpair");
     transfer(
         || send_frames(&client, bytes, size),
@@ -323,12 +260,12 @@ fn drain(from: &UnixStream, mut bytes: usize) {
     }
 }
 
-fn encode(bytes: usize, size: usize) -> Duration {
+fn encode(bytes: usize, size: usize) -> Cost {
     let (client, server) = server();
     transfer(|| send(&server, bytes, size), || drain(&client, bytes))
 }
 
-fn encode_by_hand(bytes: usize, size: usize) -> Duration {
+fn encode_by_hand(bytes: usize, size: usize) -> Cost {
     let (client, server) = UnixStream::pair().expect("socketpair");
     transfer(
         || {
@@ -345,7 +282,7 @@ fn encode_by_hand(bytes: usize, size: usize) -> Duration {
     )
 }
 
-fn encode_masked(bytes: usize, size: usize) -> Duration {
+fn encode_masked(bytes: usize, size: usize) -> Cost {
     let (client, server) = websockets();
     let socket = server.find::<Socket>().expect("the socket below");
     transfer(
@@ -361,26 +298,26 @@ fn encode_masked(bytes: usize, size: usize) -> Duration {
 }
 
 /// The client's engine: header, key, masking.
-fn mask(bytes: usize) -> Duration {
+fn mask(bytes: usize) -> Cost {
     let mut client = ws::WebSocket::client(ws::WsOptions::default(), Box::new(|key| *key = [7; 4]));
     let plain = vec![7; BLOCK];
     let mut wire = vec![0; BLOCK + 14];
-    let began = Instant::now();
-    for _ in 0..bytes * 8 / BLOCK {
-        let moved = client.handle_plain(black_box(&plain), &mut wire).expect("it is open");
-        assert_eq!(moved.consumed, BLOCK);
-        black_box(&wire);
-    }
-    began.elapsed() / 8
+    Cost::of(|| {
+        for _ in 0..bytes / BLOCK {
+            let moved = client.handle_plain(black_box(&plain), &mut wire).expect("it is open");
+            assert_eq!(moved.consumed, BLOCK);
+            black_box(&wire);
+        }
+    })
 }
 
-fn copy(bytes: usize) -> Duration {
+fn copy(bytes: usize) -> Cost {
     let plain = vec![7; BLOCK];
     let mut wire = vec![0; BLOCK + 14];
-    let began = Instant::now();
-    for _ in 0..bytes * 8 / BLOCK {
-        wire[..BLOCK].copy_from_slice(black_box(&plain));
-        black_box(&wire);
-    }
-    began.elapsed() / 8
+    Cost::of(|| {
+        for _ in 0..bytes / BLOCK {
+            wire[..BLOCK].copy_from_slice(black_box(&plain));
+            black_box(&wire);
+        }
+    })
 }

@@ -171,3 +171,73 @@ fn would_block() {
         assert_eq!(left.write(b"x").unwrap_err().kind(), ErrorKind::WouldBlock);
     });
 }
+
+#[test]
+fn websockets() {
+    let (left, right) = Socket::pair().unwrap();
+    let pair = qio_testkit::pairs::ws_over(qio_testkit::Pair::new(left, right));
+    for (name, from, to) in
+        [("from the client", &pair.left, &pair.right), ("from the server", &pair.right, &pair.left)]
+    {
+        for size in [1, 128, 4096, 64 << 10] {
+            let (out, mut buf) = (vec![7; size], vec![0; size]);
+            let mut message = || {
+                from.write_all(&out).unwrap();
+                to.read_exact(&mut buf).unwrap();
+            };
+            // Two: what the handshake left behind is out of the way after the first.
+            message();
+            allocates_nothing(&format!("{size} bytes of a WebSocket {name}"), message);
+        }
+    }
+}
+
+/// rustls makes a vector of what it encrypts, and one of what it has decrypted: a record at a time.
+#[cfg(feature = "tls")]
+#[test]
+fn tls_allocates_two_vectors_for_a_record() {
+    let (left, right) = Socket::pair().unwrap();
+    let pair = tls_pair(left, right);
+    let mut buf = vec![0; 16 << 10];
+    for size in [1, 128, 4096, 16 << 10] {
+        let out = vec![7; size];
+        let mut record = || {
+            pair.0.write_all(&out).unwrap();
+            pair.1.read_exact(&mut buf[..size]).unwrap();
+        };
+        // Two: what the handshake left behind is out of the way after the first.
+        record();
+        record();
+        let before = ALLOCATIONS.get();
+        (0..10).for_each(|_| record());
+        assert_eq!(ALLOCATIONS.get() - before, 20, "ten records of {size} bytes");
+    }
+}
+
+#[cfg(feature = "tls")]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+fn tls_pair(left: Socket, right: Socket) -> (impl Channel, impl Channel) {
+    use std::sync::Arc;
+
+    use qio::layer::tls;
+    use qio_testkit::{finished, soon};
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let cert = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.clone()).unwrap();
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key);
+    let server = tls::server(right, Arc::new(server.unwrap()), soon()).unwrap();
+    let server = std::thread::spawn(move || finished(server).into_layer(tls::NAME));
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = tls::client(left, Arc::new(client), name, soon()).unwrap();
+    let pair = (finished(client).into_layer(tls::NAME), server.join().unwrap());
+    // Tickets are out of the way after a round trip.
+    pair.1.write_all(b"x").unwrap();
+    pair.0.read_exact(&mut [0]).unwrap();
+    pair
+}

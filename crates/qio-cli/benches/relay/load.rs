@@ -1,13 +1,15 @@
 //! What goes through the relays, and the servers behind them.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cgroup::Cgroup;
+use crate::front::{Client, Front};
 use crate::measure;
 use crate::peer::{Peer, Relay, Target};
 
@@ -38,142 +40,192 @@ impl Scale {
 
     pub(crate) const QUICK: Self = Self {
         rounds: 1,
-        bulk_bytes: 512 << 20,
-        ping_rounds: 100,
-        traced_rounds: 5,
-        new_connections: 500,
-        idle_connections: 200,
+        bulk_bytes: 128 << 20,
+        ping_rounds: 40,
+        traced_rounds: 3,
+        new_connections: 200,
+        idle_connections: 100,
         requests: 10,
-        starts: 30,
+        starts: 20,
     };
 }
 
-/// One row of the table.
+/// One row of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
-    BulkTcp,
+    Bulk,
     BulkUnix,
     PingPong,
     SystemCalls,
     NewConnections,
     IdleMemory,
+    IdleAllTold,
     TwoWrites,
     Start,
 }
 
 pub(crate) const NOTES: &str = "\
-CPU is user and system time of the relay's processes alone. Ping-pong: 64 connections, 64 bytes \
-each way. A new connection carries one byte each way. Idle memory is PSS of the relay's processes \
-(the kernel's part, sockets and pipes and page tables, is left out), after one exchange on each \
-connection. The two writes of a request are 100 us apart; the time counts from the first. The \
-start of a one-shot connect is compared with the least program that does it (in the column of the \
-copy loop).";
+CPU is user and system time of the relay's processes alone. Bulk goes from the client to the \
+server, in frames of 64 KiB where it is WebSocket. Ping-pong: 64 connections, 64 bytes each way, \
+128 with WebSocket. A new connection carries one byte each way, after a whole handshake of TLS \
+(1.3, AES-256-GCM, ECDSA with P-256, no resumption) or an upgrade. Idle memory is that of the \
+relay's processes after one exchange on each connection: PSS, without the kernel's part (sockets \
+and pipes and page tables), and all told, by a control group of the machine. The two writes of a \
+request are 100 us apart; the time counts from the first. The start of a one-shot connect is \
+compared with the least program that does it (in the column of the copy loop).";
 
 const PING_CONNECTIONS: usize = 64;
 
 impl Load {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::BulkTcp,
-        Self::BulkUnix,
-        Self::PingPong,
-        Self::SystemCalls,
-        Self::NewConnections,
-        Self::IdleMemory,
-        Self::TwoWrites,
-        Self::Start,
-    ];
+    /// What is measured of a relay with such clients.
+    pub(crate) fn all(front: Front) -> &'static [Self] {
+        use Load::*;
+        match front {
+            Front::Plain => &[
+                Bulk,
+                BulkUnix,
+                PingPong,
+                SystemCalls,
+                NewConnections,
+                IdleMemory,
+                IdleAllTold,
+                TwoWrites,
+                Start,
+            ],
+            Front::Tls | Front::WebSocket => {
+                &[NewConnections, Bulk, PingPong, SystemCalls, IdleMemory, IdleAllTold]
+            }
+        }
+    }
 
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::BulkTcp => "TCP to TCP bulk, CPU s/GB",
-            Self::BulkUnix => "TCP to Unix bulk, CPU s/GB",
-            Self::PingPong => "ping-pong, CPU us per round trip",
-            Self::SystemCalls => "system calls per round trip",
-            Self::NewConnections => "new connection, CPU us",
-            Self::IdleMemory => "memory per idle connection, KiB",
-            Self::TwoWrites => "request in two writes, ms",
-            Self::Start => "start of a one-shot connect, CPU ms",
+    pub(crate) fn name(self, front: Front) -> &'static str {
+        match (self, front) {
+            (Self::Bulk, Front::Plain) => "TCP to TCP bulk, CPU s/GB",
+            (Self::Bulk, _) => "bulk, CPU s/GB",
+            (Self::BulkUnix, _) => "TCP to Unix bulk, CPU s/GB",
+            (Self::PingPong, _) => "ping-pong, CPU us per round trip",
+            (Self::SystemCalls, _) => "system calls per round trip",
+            (Self::NewConnections, Front::Plain) => "new connection, CPU us",
+            (Self::NewConnections, Front::Tls) => "new connection with its handshake, CPU us",
+            (Self::NewConnections, Front::WebSocket) => "new connection with its upgrade, CPU us",
+            (Self::IdleMemory, _) => "memory per idle connection, KiB",
+            (Self::IdleAllTold, _) => "the same all told, KiB",
+            (Self::TwoWrites, _) => "request in two writes, ms",
+            (Self::Start, _) => "start of a one-shot connect, CPU ms",
+        }
+    }
+
+    /// What qio promises, at most.
+    pub(crate) fn promise(self, front: Front) -> Option<f64> {
+        match (self, front) {
+            (Self::Bulk, Front::Plain) => Some(0.45),
+            (Self::Bulk, Front::Tls) => Some(1.2),
+            (Self::Bulk, Front::WebSocket) => Some(0.7),
+            (Self::PingPong, Front::Plain | Front::WebSocket) => Some(16.0),
+            (Self::SystemCalls, Front::Plain) => Some(6.0),
+            (Self::NewConnections, Front::Plain) => Some(120.0),
+            (Self::NewConnections, Front::Tls) => Some(700.0),
+            (Self::NewConnections, Front::WebSocket) => Some(150.0),
+            (Self::IdleAllTold, Front::Plain) => Some(8.0),
+            (Self::IdleAllTold, Front::Tls) => Some(20.0),
+            (Self::IdleAllTold, Front::WebSocket) => Some(10.0),
+            (Self::TwoWrites, _) => Some(0.6),
+            (Self::Start, _) => Some(4.0),
+            _ => None,
         }
     }
 
     /// What hardly varies is measured once.
     pub(crate) fn rounds(self, scale: Scale) -> usize {
         match self {
-            Self::SystemCalls | Self::IdleMemory => 1,
+            Self::SystemCalls | Self::IdleMemory | Self::IdleAllTold => 1,
             _ => scale.rounds,
         }
     }
 
-    pub(crate) fn run(self, peer: &Peer, scale: Scale) -> Result<Option<f64>> {
+    pub(crate) fn run(self, front: Front, peer: Peer, scale: Scale) -> Result<Option<f64>> {
         match self {
-            Self::BulkTcp => bulk_tcp(*peer, scale.bulk_bytes),
-            Self::BulkUnix => bulk_unix(*peer, scale.bulk_bytes),
-            Self::PingPong => ping_pong(*peer, scale.ping_rounds),
-            Self::SystemCalls => return system_calls(*peer, scale.traced_rounds),
-            Self::NewConnections => new_connections(*peer, scale.new_connections),
-            Self::IdleMemory => idle_memory(*peer, scale.idle_connections),
-            Self::TwoWrites => two_writes(*peer, scale.requests),
-            Self::Start => return start(*peer, scale.starts),
+            Self::Bulk => bulk_tcp(front, peer, scale.bulk_bytes),
+            Self::BulkUnix => bulk_unix(peer, scale.bulk_bytes),
+            Self::PingPong => ping_pong(front, peer, scale.ping_rounds),
+            Self::SystemCalls => return system_calls(front, peer, scale.traced_rounds),
+            Self::NewConnections => new_connections(front, peer, scale.new_connections),
+            Self::IdleMemory => idle_memory(front, peer, scale.idle_connections, &[], |relay| {
+                Ok(measure::pss_kib(relay.pid()))
+            }),
+            Self::IdleAllTold => {
+                let Ok(cgroup) = Cgroup::make() else { return Ok(None) };
+                let used = |_: &Relay| cgroup.used_kib();
+                idle_memory(front, peer, scale.idle_connections, &cgroup.wrapper(), used)
+            }
+            Self::TwoWrites => two_writes(peer, scale.requests),
+            Self::Start => return start(peer, scale.starts),
         }
         .map(Some)
     }
 }
 
-fn bulk_tcp(peer: Peer, bytes: u64) -> Result<f64> {
+fn bulk_tcp(front: Front, peer: Peer, bytes: u64) -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let target = Target::Tcp(listener.local_addr()?.port());
-    let received = in_background(move || drain(listener.accept()?.0));
-    bulk(&peer.start(&target)?, bytes, &received)
+    let received = in_background(move || drain(listener.accept()?.0, bytes));
+    bulk(&peer.start(front, &target)?, front, bytes, &received)
 }
 
 fn bulk_unix(peer: Peer, bytes: u64) -> Result<f64> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("sink");
     let listener = UnixListener::bind(&path)?;
-    let received = in_background(move || drain(listener.accept()?.0));
-    bulk(&peer.start(&Target::Unix(path))?, bytes, &received)
+    let received = in_background(move || drain(listener.accept()?.0, bytes));
+    bulk(&peer.start(Front::Plain, &Target::Unix(path))?, Front::Plain, bytes, &received)
 }
 
-fn bulk(relay: &Relay, bytes: u64, received: &mpsc::Receiver<Result<u64>>) -> Result<f64> {
+fn bulk(
+    relay: &Relay,
+    front: Front,
+    bytes: u64,
+    received: &mpsc::Receiver<Result<u64>>,
+) -> Result<f64> {
     let mut stream = relay.connect()?;
     let before = measure::cpu_seconds(relay.pid())?;
-    let block = vec![7; 256 * 1024];
+    let block = vec![7; front.block_bytes()];
     let mut left = bytes;
     while left > 0 {
         let part = left.min(block.len() as u64) as usize;
         stream.write_all(&block[..part])?;
         left -= part as u64;
     }
-    stream.shutdown(Shutdown::Write)?;
+    stream.flush()?;
     let arrived = received.recv_timeout(PATIENCE).map_err(Error::other)??;
     if arrived != bytes {
         return Err(Error::other(format!("{arrived} of {bytes} bytes arrived")));
     }
     // While the connection's own process, where there is one, is still there to be asked.
     let after = measure::cpu_seconds(relay.pid())?;
+    stream.finish()?;
     Ok((after - before) / (bytes as f64 / 1e9))
 }
 
-fn ping_pong(peer: Peer, rounds: usize) -> Result<f64> {
+fn ping_pong(front: Front, peer: Peer, rounds: usize) -> Result<f64> {
     let echo = EchoServer::start()?;
-    let relay = peer.start(&Target::Tcp(echo.port()))?;
-    let mut streams = connected(&relay, PING_CONNECTIONS)?;
+    let relay = peer.start(front, &Target::Tcp(echo.port()))?;
+    let mut streams = connected(&relay, front, PING_CONNECTIONS)?;
     let before = measure::cpu_seconds(relay.pid())?;
-    exchange(&mut streams, rounds)?;
+    exchange(&mut streams, front, rounds)?;
     let after = measure::cpu_seconds(relay.pid())?;
     Ok((after - before) * 1e6 / (rounds * PING_CONNECTIONS) as f64)
 }
 
-fn system_calls(peer: Peer, rounds: usize) -> Result<Option<f64>> {
+fn system_calls(front: Front, peer: Peer, rounds: usize) -> Result<Option<f64>> {
     let count = |rounds: usize| -> Result<f64> {
         let folder = tempfile::tempdir()?;
         let summary = folder.path().join("strace");
         let file = summary.to_string_lossy();
         let echo = EchoServer::start()?;
-        let mut relay =
-            peer.start_under(&["strace", "-f", "-c", "-o", &file], &Target::Tcp(echo.port()))?;
-        let mut streams = connected(&relay, PING_CONNECTIONS)?;
-        exchange(&mut streams, rounds)?;
+        let strace = ["strace", "-f", "-c", "-o", &file].map(str::to_owned);
+        let mut relay = peer.start_under(&strace, front, &Target::Tcp(echo.port()))?;
+        let mut streams = connected(&relay, front, PING_CONNECTIONS)?;
+        exchange(&mut streams, front, rounds)?;
         drop(streams);
         thread::sleep(Duration::from_millis(100));
         relay.end_wrapped()?;
@@ -190,13 +242,19 @@ fn system_calls(peer: Peer, rounds: usize) -> Result<Option<f64>> {
     Ok(Some((many - few) / (rounds * PING_CONNECTIONS) as f64))
 }
 
-fn new_connections(peer: Peer, connections: usize) -> Result<f64> {
+fn new_connections(front: Front, peer: Peer, connections: usize) -> Result<f64> {
+    let connections = match peer.most_connections() {
+        usize::MAX => connections,
+        // Each takes milliseconds of such a relay.
+        few => connections.min(2 * few),
+    };
     let echo = EchoServer::start()?;
-    let relay = peer.start(&Target::Tcp(echo.port()))?;
+    let relay = peer.start(front, &Target::Tcp(echo.port()))?;
     let before = measure::cpu_seconds(relay.pid())?;
     for _ in 0..connections {
         let mut stream = relay.connect()?;
         stream.write_all(b"x")?;
+        stream.flush()?;
         stream.read_exact(&mut [0])?;
     }
     // The last ones are still being taken down.
@@ -205,15 +263,23 @@ fn new_connections(peer: Peer, connections: usize) -> Result<f64> {
     Ok((after - before) * 1e6 / connections as f64)
 }
 
-fn idle_memory(peer: Peer, connections: usize) -> Result<f64> {
+/// What `used` says of a relay under `wrapper` for each connection, in KiB.
+fn idle_memory(
+    front: Front,
+    peer: Peer,
+    connections: usize,
+    wrapper: &[String],
+    used: impl Fn(&Relay) -> Result<f64>,
+) -> Result<f64> {
+    let connections = connections.min(peer.most_connections());
     let echo = EchoServer::start()?;
-    let relay = peer.start(&Target::Tcp(echo.port()))?;
-    let first = connected(&relay, 1)?;
+    let relay = peer.start_under(wrapper, front, &Target::Tcp(echo.port()))?;
+    let first = connected(&relay, front, 1)?;
     thread::sleep(Duration::from_millis(200));
-    let before = measure::pss_kib(relay.pid());
-    let more = connected(&relay, connections)?;
+    let before = used(&relay)?;
+    let more = connected(&relay, front, connections)?;
     thread::sleep(Duration::from_millis(1000));
-    let after = measure::pss_kib(relay.pid());
+    let after = used(&relay)?;
     drop((first, more));
     Ok((after - before) / connections as f64)
 }
@@ -230,7 +296,7 @@ fn two_writes(peer: Peer, requests: usize) -> Result<f64> {
             stream.write_all(b"y")?;
         }
     });
-    let relay = peer.start(&target)?;
+    let relay = peer.start(Front::Plain, &target)?;
     let mut stream = relay.connect()?;
     let mut times = Vec::new();
     for _ in 0..requests {
@@ -272,28 +338,31 @@ fn start(peer: Peer, starts: usize) -> Result<Option<f64>> {
 }
 
 /// Connections through the relay that have carried bytes both ways.
-fn connected(relay: &Relay, count: usize) -> Result<Vec<TcpStream>> {
+fn connected(relay: &Relay, front: Front, count: usize) -> Result<Vec<Client>> {
     let mut streams = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = relay.connect()?;
-        ping(&mut stream)?;
+        ping(&mut stream, front.ping_bytes())?;
         streams.push(stream);
     }
     Ok(streams)
 }
 
-/// 64 bytes to an echo server and back.
-pub(crate) fn ping(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(&[7; 64])?;
-    stream.read_exact(&mut [0; 64])
+/// Some bytes to an echo server and back.
+pub(crate) fn ping(stream: &mut Client, bytes: usize) -> Result<()> {
+    let mut buf = vec![7; bytes];
+    stream.write_all(&buf)?;
+    stream.flush()?;
+    stream.read_exact(&mut buf)
 }
 
-/// 64 bytes each way on every connection, all of them at the same time, `rounds` times.
-fn exchange(streams: &mut [TcpStream], rounds: usize) -> Result<()> {
-    let mut buf = [7; 64];
+/// Bytes each way on every connection, all of them at the same time, `rounds` times.
+fn exchange(streams: &mut [Client], front: Front, rounds: usize) -> Result<()> {
+    let mut buf = vec![7; front.ping_bytes()];
     for _ in 0..rounds {
         for stream in &mut *streams {
             stream.write_all(&buf)?;
+            stream.flush()?;
         }
         for stream in &mut *streams {
             stream.read_exact(&mut buf)?;
@@ -302,17 +371,19 @@ fn exchange(streams: &mut [TcpStream], rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn drain(mut stream: impl Read) -> Result<u64> {
+/// Takes so many bytes, and gives how many came before the end.
+fn drain(mut stream: impl Read, bytes: u64) -> Result<u64> {
     let mut buf = vec![0; 256 * 1024];
     let mut sum = 0;
-    loop {
+    while sum < bytes {
         match stream.read(&mut buf) {
-            Ok(0) => return Ok(sum),
+            Ok(0) => break,
             Ok(n) => sum += n as u64,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
+    Ok(sum)
 }
 
 fn in_background<R: Send + 'static>(job: impl FnOnce() -> R + Send + 'static) -> mpsc::Receiver<R> {

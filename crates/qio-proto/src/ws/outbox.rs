@@ -10,9 +10,9 @@ use crate::engine::MAX_FRAME_HEADER;
 /// Control frames that wait to go out: at most one of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    pong: Option<Payload>,
+    /// Seldom there, and not for long: not inside of the value, which is idle most of the time.
+    pong: Option<Box<Payload>>,
     ping: bool,
-    /// Once in the life of a connection: not inside of the value, which is idle most of the time.
     close: Option<Box<Payload>>,
     /// The Close frame is out: nothing follows it.
     closed: bool,
@@ -32,7 +32,7 @@ impl Outbox {
         //# frame(s) in response to previous Ping frame(s), the endpoint MAY
         //# elect to send a Pong frame for only the most recently processed Ping
         //# frame.
-        self.pong = Some(Payload::new(payload));
+        self.pong = Some(Box::new(Payload::new(payload)));
     }
 
     pub(super) fn ping(&mut self) {
@@ -65,7 +65,7 @@ impl Outbox {
         if self.closed {
             return 0;
         }
-        if self.pong.is_some_and(|pong| put(Opcode::Pong, &pong)) {
+        if self.pong.as_ref().is_some_and(|pong| put(Opcode::Pong, pong)) {
             self.pong = None;
         }
         if self.ping && put(Opcode::Ping, &Payload::new(&[])) {

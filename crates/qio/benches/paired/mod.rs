@@ -39,12 +39,16 @@ impl Spread {
     }
 }
 
-/// The cells of a table: median, quartiles, extremes, with the digits that are asked for.
+/// The cells of a table: median, quartiles, extremes, with the digits that are asked for; the
+/// alternate form leaves out the extremes.
 impl fmt::Display for Spread {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [min, low, median, high, max] = self.0;
         let digits = out.precision().unwrap_or(3);
-        write!(out, "{median:.digits$} | {low:.digits$}..{high:.digits$} | ")?;
-        write!(out, "{min:.digits$}..{max:.digits$}")
+        write!(out, "{median:.digits$} | {low:.digits$}..{high:.digits$}")?;
+        if out.alternate() {
+            return Ok(());
+        }
+        write!(out, " | {min:.digits$}..{max:.digits$}")
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
 use super::check::invalid;
-use super::wait::wait;
+use super::wait::wait_for_attempt;
 use super::{Channel, FdSink, MessageError, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::Interest;
 
@@ -194,7 +194,7 @@ pub(super) fn wait_and_repeat(
     mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
 ) -> Result<usize> {
     loop {
-        wait(channel, interest, None)?;
+        wait_for_attempt(channel, interest)?;
         match attempt(channel) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             result => return result,

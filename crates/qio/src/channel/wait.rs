@@ -41,6 +41,21 @@ pub(super) fn wait(
     wait_on(channel, interest, deadline, &mut set)
 }
 
+/// Waits until it is worthwhile to attempt again what would have blocked.
+///
+/// The attempt is as good a look at what a layer got as a watch, and takes it along.
+pub(super) fn wait_for_attempt(channel: &dyn Channel, interest: Interest) -> Result<()> {
+    let _waiting = channel.base().begin_wait(interest)?;
+    let mut set = PollSet::new();
+    if channel.watch(interest, &mut set).is_empty() {
+        waiter::park(&mut set, None)?;
+        if set.granted().is_empty() {
+            channel.drive(Instant::now())?;
+        }
+    }
+    Ok(())
+}
+
 /// Goes on with a wait that woke up with nothing for the user: time passed, or a layer got
 /// something to work on.
 #[cold]

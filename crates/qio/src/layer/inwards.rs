@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::store::Buffer;
 use super::sync::{Mutex, lock};
-use crate::channel::{Channel, ChannelExt, ReadFlags};
+use crate::channel::{Channel, ChannelExt, Features, ReadFlags};
 
 /// The bytes of the wire that the engine has not consumed, and how the stream stands.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Inwards {
     start: usize,
     end: usize,
     state: State,
+    /// The last read below has taken all there was.
+    drained: bool,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,15 @@ enum State {
     Truncated(Failure),
     Failed(Failure),
     Closed,
+}
+
+/// How to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// A wire that ends without a farewell is an end.
+    pub(super) relaxed: bool,
+    /// After a would-block the caller waits with poll(2), which knows of everything that came.
+    pub(super) waits: bool,
 }
 
 /// What a read would find.
@@ -60,45 +71,59 @@ impl Failure {
 impl Inwards {
     /// With bytes of the wire that came behind the handshake.
     pub(super) fn new(rest: &[u8]) -> Self {
-        let wire = (!rest.is_empty()).then(|| {
-            let mut wire = Buffer::take(rest.len());
-            wire.copy_from_slice(rest);
-            wire
-        });
-        Self { wire, start: 0, end: rest.len(), state: State::Open }
+        let wire = (!rest.is_empty()).then(|| Buffer::hold(rest.to_vec()));
+        Self { wire, start: 0, end: rest.len(), state: State::Open, drained: false }
     }
 
-    /// Reads once: what is here, else what comes from below without waiting.
+    /// Reads once: what is here, and what comes from below without waiting.
+    ///
+    /// Below is asked until it has no more when the caller counts on that, else until there is
+    /// something.
     pub(super) fn read<C: Channel, E: Engine>(
         &mut self,
         below: &C,
         engine: &Mutex<E>,
         bufs: &mut [IoSliceMut<'_>],
-        relaxed: bool,
+        how: How,
     ) -> Result<usize> {
+        let drains = !how.waits && below.features().contains(Features::DRAINS);
+        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let mut done = 0;
+        let mut is_over = !drains;
         loop {
-            let (done, through, size) = {
+            let (through, size) = {
                 let engine = &mut *lock(engine);
-                let done = self.take(engine, bufs, 0);
-                (done, self.passthrough(engine), engine.inbound_bytes())
+                done = self.take(engine, bufs, done);
+                (self.passthrough(engine), engine.inbound_bytes())
             };
-            if done > 0 {
+            if done == room || (done > 0 && is_over) {
                 return Ok(done);
             }
             match &self.state {
                 State::Open => {}
+                // What is wrong is told by the next read.
+                _ if done > 0 => return Ok(done),
                 State::Ended => return Ok(0),
-                State::Truncated(_) if relaxed => return Ok(0),
+                State::Truncated(_) if how.relaxed => return Ok(0),
                 State::Truncated(failure) | State::Failed(failure) => return Err(failure.error()),
                 State::Closed => return Err(ErrorKind::NotConnected.into()),
             }
-            if through == 0 {
-                self.fill(below, engine, size)?;
-                continue;
+            // Who waits with poll(2) does so without another look at what is empty.
+            if how.waits && std::mem::take(&mut self.drained) {
+                return Err(ErrorKind::WouldBlock.into());
             }
-            let done = self.read_through(below, engine, bufs, through, size)?;
-            if done > 0 {
-                return Ok(done);
+            let result = match through {
+                0 => self.fill(below, engine, size),
+                through => {
+                    self.read_through(below, engine, bufs, done, through, size).map(|more| {
+                        done += more;
+                    })
+                }
+            };
+            match result {
+                Ok(()) => is_over |= self.drained,
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -242,36 +267,36 @@ impl Inwards {
         size: usize,
     ) -> Result<()> {
         let room = self.make_room(size)?;
+        let len = room.len();
         match below.read_with(&mut [IoSliceMut::new(room)], ReadFlags::NONBLOCK, None) {
             Ok(0) => self.end_wire(engine),
-            Ok(count) => self.end += count,
+            Ok(count) => {
+                self.end += count;
+                self.note_count(below, count, len);
+            }
             Err(error) => return Err(self.note(error)),
         }
         Ok(())
     }
 
-    /// Reads payload straight into the user's buffers, and what may follow it into ours.
+    /// Reads payload straight into the user's buffers, behind the first `done` bytes, and what may
+    /// follow it into ours. Gives how much of the former.
     fn read_through<C: Channel, E: Engine>(
         &mut self,
         below: &C,
         engine: &Mutex<E>,
         bufs: &mut [IoSliceMut<'_>],
+        done: usize,
         through: usize,
         size: usize,
     ) -> Result<usize> {
-        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let room = bufs.iter().map(|buf| buf.len()).sum::<usize>() - done;
         let payload = through.min(room);
         let mut rest = (room > through).then(|| Buffer::take(size));
+        let asked = payload + rest.as_ref().map_or(0, |rest| rest.len());
         let result = {
             let mut targets: SmallVec<[IoSliceMut<'_>; 8]> = SmallVec::new();
-            let mut left = payload;
-            for buf in bufs.iter_mut() {
-                let len = left.min(buf.len());
-                if len > 0 {
-                    targets.push(IoSliceMut::new(&mut buf[..len]));
-                }
-                left -= len;
-            }
+            for_each_part(bufs, done, payload, |part| targets.push(IoSliceMut::new(part)));
             if let Some(rest) = &mut rest {
                 targets.push(IoSliceMut::new(rest));
             }
@@ -284,20 +309,20 @@ impl Inwards {
             }
             count => count,
         };
-        let mut left = count.min(payload);
+        self.note_count(below, count, asked);
+        let plain = count.min(payload);
         {
             let mut engine = lock(engine);
-            for buf in bufs.iter_mut() {
-                let len = left.min(buf.len());
-                engine.transform(&mut buf[..len]);
-                left -= len;
-            }
+            for_each_part(bufs, done, plain, |part| engine.transform(part));
         }
-        if count <= payload {
-            return Ok(count);
+        if count > payload {
+            (self.wire, self.start, self.end) = (rest, 0, count - payload);
         }
-        (self.wire, self.start, self.end) = (rest, 0, count - payload);
-        Ok(self.take(&mut *lock(engine), bufs, payload))
+        Ok(plain)
+    }
+
+    fn note_count<C: Channel>(&mut self, below: &C, count: usize, asked: usize) {
+        self.drained = count < asked && below.features().contains(Features::DRAINS);
     }
 
     /// Remembers an error of the channel below: who waits must see that a read has something to say.
@@ -305,10 +330,21 @@ impl Inwards {
         if error.kind() != ErrorKind::WouldBlock {
             self.state = State::Failed(Failure::new(error.kind(), &error));
         } else if !self.is_empty() {
+            self.park();
             return error;
         }
         self.release();
         error
+    }
+
+    /// Keeps no more memory than what waits needs.
+    fn park(&mut self) {
+        let waiting = self.rest();
+        if self.wire.as_ref().is_some_and(|wire| waiting.len() < wire.len() / 2) {
+            let parked = Buffer::hold(waiting.to_vec());
+            (self.start, self.end) = (0, parked.len());
+            self.wire = Some(parked);
+        }
     }
 
     fn end_wire<E: Engine>(&mut self, engine: &Mutex<E>) {
@@ -345,5 +381,24 @@ impl Inwards {
         }
         let end = self.end;
         Ok(self.wire.as_deref_mut().map_or(&mut [], |wire| &mut wire[end..]))
+    }
+}
+
+/// The parts of the buffers that hold `len` bytes behind the first `skip`.
+fn for_each_part<'a>(
+    bufs: &'a mut [IoSliceMut<'_>],
+    mut skip: usize,
+    mut len: usize,
+    mut work: impl FnMut(&'a mut [u8]),
+) {
+    for buf in bufs {
+        let before = skip.min(buf.len());
+        skip -= before;
+        let part = &mut buf[before..];
+        let here = len.min(part.len());
+        if here > 0 {
+            work(&mut part[..here]);
+        }
+        len -= here;
     }
 }

@@ -180,9 +180,8 @@ impl Outwards {
         let Some(wire) = &self.wire else { return };
         let waiting = &wire[self.start..self.end];
         if waiting.len() < wire.len() / 2 {
-            let mut parked = Buffer::take(waiting.len());
-            parked.copy_from_slice(waiting);
-            (self.start, self.end) = (0, waiting.len());
+            let parked = Buffer::hold(waiting.to_vec());
+            (self.start, self.end) = (0, parked.len());
             self.wire = Some(parked);
         }
     }
@@ -257,9 +256,8 @@ impl Outwards {
             let mut rest = Vec::with_capacity(size);
             rest.extend_from_slice(frame.header());
             plain.next(frame.payload_len(), |part| rest.extend_from_slice(part));
-            let mut wire = Buffer::take(size - sent);
-            wire.copy_from_slice(&rest[sent..]);
-            (self.wire, self.start, self.end) = (Some(wire), 0, size - sent);
+            rest.drain(..sent);
+            (self.wire, self.start, self.end) = (Some(Buffer::hold(rest)), 0, size - sent);
             // The channel below may have taken a part for other reasons than want of room.
             match self.send_waiting(below) {
                 Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),

@@ -8,12 +8,12 @@ use std::time::Instant;
 use qio_proto::{Engine, Time};
 
 use super::handover::Handover;
-use super::inwards::{Failure, Inwards, Outlook};
+use super::inwards::{Failure, How, Inwards, Outlook};
 use super::outwards::Outwards;
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
-use crate::channel::{Base, Channel, ChannelExt, Features, ReadFlags, ReadOp, WriteOp};
+use crate::channel::{Base, Channel, ChannelExt, Features, Mode, ReadFlags, ReadOp, WriteOp};
 use crate::interest::{Interest, Readiness};
-use crate::watch::{Event, PollSet};
+use crate::watch::{Event, PollSet, waiter};
 
 /// A protocol over a channel: reads and writes are plain, the channel below has the wire.
 ///
@@ -55,7 +55,8 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
 
     /// The same with bytes of the wire that were read already, behind a handshake.
     pub(super) fn with_rest(kind: &'static str, below: C, mut engine: E, rest: &[u8]) -> Self {
-        let features = below.features() & (Features::DUPLEX | Features::SHUTDOWN);
+        let kept = Features::DUPLEX | Features::SHUTDOWN | Features::DRAINS;
+        let features = below.features() & kept;
         let base = Base::new(kind, features);
         base.set_name(format!("{kind} over {}", below.name()));
         base.set_mode(below.base().mode());
@@ -166,10 +167,15 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
     }
 
     fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize> {
-        let relaxed = op.flags().contains(ReadFlags::RELAXED_EOF);
+        let how = How {
+            relaxed: op.flags().contains(ReadFlags::RELAXED_EOF),
+            waits: !op.flags().contains(ReadFlags::NONBLOCK)
+                && self.base.mode() == Mode::Blocking
+                && waiter::polls(),
+        };
         // Looking below is what a read does.
         self.driven.store(false, Ordering::Release);
-        let result = lock(&self.inwards).read(&self.below, &self.engine, op.bufs(), relaxed);
+        let result = lock(&self.inwards).read(&self.below, &self.engine, op.bufs(), how);
         self.say_what_is_owed();
         match result {
             Err(_) if self.is_closed() => Err(ErrorKind::NotConnected.into()),

@@ -12,16 +12,26 @@ thread_local! {
 
 /// A buffer, given back to the thread that drops it.
 #[derive(Debug)]
-pub(super) struct Buffer(Box<[u8]>);
+pub(super) struct Buffer {
+    bytes: Box<[u8]>,
+    is_shared: bool,
+}
 
 impl Buffer {
-    /// A buffer of exactly `len` bytes, with anything in it.
+    /// A buffer of exactly `len` bytes, with anything in it. For lengths that come again.
     pub(super) fn take(len: usize) -> Self {
         let kept = FREE.with_borrow_mut(|free| {
             let at = free.iter().position(|buffer| buffer.len() == len)?;
             Some(free.swap_remove(at))
         });
-        Self(kept.unwrap_or_else(|| vec![0; len].into_boxed_slice()))
+        let bytes = kept.unwrap_or_else(|| vec![0; len].into_boxed_slice());
+        Self { bytes, is_shared: true }
+    }
+
+    /// A buffer for what has to wait, of any length. Nobody would ask the store for that length
+    /// again, and the store would fill up with what nobody asks for.
+    pub(super) fn hold(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into_boxed_slice(), is_shared: false }
     }
 }
 
@@ -29,19 +39,22 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.bytes
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
+        if !self.is_shared {
+            return;
+        }
+        let buffer = std::mem::take(&mut self.bytes);
         // A thread that is ending has no store any more.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();

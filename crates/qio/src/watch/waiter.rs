@@ -73,6 +73,11 @@ pub fn park(set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
     if ANY.load(Ordering::Acquire) { park_elsewhere(set, until) } else { set.poll(until) }
 }
 
+/// Whether poll(2) waits for every thread: a wait sees what came before it.
+pub(crate) fn polls() -> bool {
+    !ANY.load(Ordering::Acquire)
+}
+
 #[inline(never)]
 fn park_elsewhere(set: &mut PollSet, until: Option<Instant>) -> io::Result<()> {
     // Taken out of the cell, so that a waiter that blocks inside itself finds no borrow held.

@@ -195,9 +195,14 @@ pub(super) fn send_flagged(
     if socket.dont_wait(op.flags().contains(WriteFlags::NONBLOCK)) {
         flags |= SendFlags::DONTWAIT;
     }
-    match (op.fds(), sender(op.flags())) {
-        ([], None) => send_vectored(socket, fd, op.bufs(), flags),
-        (fds, sender) => send_with_fds(socket, fd, op.bufs(), fds, sender, flags),
+    match (op.bufs(), op.fds(), sender(op.flags())) {
+        // What layers and relays do all the time.
+        ([buf], [], None) => match retry_on_intr(|| rustix::net::send(fd, buf, flags)) {
+            Ok(n) => Ok(n),
+            error => socket.not_written(error),
+        },
+        (bufs, [], None) => send_vectored(socket, fd, bufs, flags),
+        (bufs, fds, sender) => send_with_fds(socket, fd, bufs, fds, sender, flags),
     }
 }
 
