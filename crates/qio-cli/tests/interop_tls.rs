@@ -1,7 +1,5 @@
 //! TLS with OpenSSL and GnuTLS at the other end, both ways.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
 mod common;
 
 use std::ops::ControlFlow;

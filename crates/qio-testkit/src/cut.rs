@@ -182,7 +182,11 @@ pub fn after_bytes_of_the_wire(
     step: usize,
 ) {
     for cut_side in [Side::Left, Side::Right] {
-        let (needed, results) = wired(sides, below(), script, cut_side, usize::MAX);
+        let (_, [left, right]) = wired(sides, below(), script, cut_side, usize::MAX, Way::Drop);
+        let other = if cut_side == Side::Left { right.0 } else { left.0 };
+        let Err(error) = other else { panic!("{cut_side:?} left without a word: that is no end") };
+        check_end(Err(error), "without a farewell");
+        let (needed, results) = wired(sides, below(), script, cut_side, usize::MAX, Way::Close);
         for (result, _) in results {
             result.unwrap();
         }
@@ -193,7 +197,7 @@ pub fn after_bytes_of_the_wire(
             (0..some_less).step_by(step).chain((some_less..needed + SLACK).step_by(step.min(7)))
         {
             let context = format!("{cut_side:?} cut after {cut} of {needed} bytes");
-            let (_, [left, right]) = wired(sides, below(), script, cut_side, cut);
+            let (_, [left, right]) = wired(sides, below(), script, cut_side, cut, Way::Close);
             let other = if cut_side == Side::Left { &right } else { &left };
             assert!(other.0.is_err() || cut >= some_less, "{context}: it looks like an end");
             for (result, waits) in [left, right] {
@@ -210,13 +214,15 @@ const SLACK: usize = 100;
 /// How a side came out, and how often it had to wait.
 type Outcome = (Result<()>, u64);
 
-/// One session with a cut, how many bytes the side with the cut has sent, and what came of it.
+/// One session with a cut, or one that ends by dropping the channel there: how many bytes the side with the cut has
+/// sent, and what came of it.
 fn wired(
     sides: Sides,
     below: Pair,
     script: &Script,
     cut_side: Side,
     cut: usize,
+    way: Way,
 ) -> (usize, [Outcome; 2]) {
     let Pair { left, right } = below.in_mode(Mode::NonBlocking);
     let rest = Arc::new(AtomicUsize::new(cut));
@@ -232,6 +238,9 @@ fn wired(
             let channel = wrap(below)?;
             channel.set_mode(Mode::NonBlocking)?;
             script.play(side, &*channel, script.bytes())?;
+            if side == cut_side && matches!(way, Way::Drop) {
+                return channel.flush_all(soon());
+            }
             channel.finish_all(soon())?;
             match channel.read_exact_or_eof(&mut [0])? {
                 false => Ok(()),

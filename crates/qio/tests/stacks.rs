@@ -208,7 +208,9 @@ fn rustls_client(below: Arc<dyn Channel>, version: &'static SupportedProtocolVer
     let (certificate, _) = identity();
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
-    let config = ClientConfig::builder_with_protocol_versions(&[version])
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
@@ -218,7 +220,9 @@ fn rustls_client(below: Arc<dyn Channel>, version: &'static SupportedProtocolVer
 
 fn rustls_server(below: Arc<dyn Channel>, version: &'static SupportedProtocolVersion) -> Link {
     let (certificate, key) = identity();
-    let mut config = ServerConfig::builder_with_protocol_versions(&[version])
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .unwrap();
@@ -226,6 +230,11 @@ fn rustls_server(below: Arc<dyn Channel>, version: &'static SupportedProtocolVer
     config.send_tls13_tickets = 0;
     let handshake = tls::server(below, Arc::new(config), soon())?;
     Ok(Arc::new(finish(handshake)?.into_layer(tls::NAME)))
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
