@@ -42,7 +42,9 @@ impl Failure {
 
     /// An input or output error after the start: what was done, on what, and the cause.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
-        let status = of_protocol(error).unwrap_or(match error.kind() {
+        let inside = error.get_ref().map(|inside| inside as &(dyn std::error::Error + 'static));
+        let mut causes = std::iter::successors(inside, |cause| cause.source());
+        let status = causes.find_map(of_protocol).unwrap_or(match error.kind() {
             io::ErrorKind::TimedOut => 5,
             _ => 1,
         });
@@ -135,8 +137,7 @@ impl Failure {
 
 /// The status of an error that a protocol is the reason for; a connection that just ended in its
 /// middle is an input or output error.
-fn of_protocol(error: &io::Error) -> Option<u8> {
-    let cause = error.get_ref()?;
+fn of_protocol(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref() {
         return match error {
             TlsError::Truncated | TlsError::Ended => None,

@@ -25,8 +25,8 @@ pub type Time = Duration;
 /// - **Errors are final.** After an error, only [`poll_wire`](Engine::poll_wire) makes sense: the
 ///   engine may have something to say about it to the peer.
 pub trait Engine: Send {
-    /// What can be wrong with the peer.
-    type Error: Error + Send + Sync + 'static;
+    /// What can be wrong with the peer; it is told again at every further call.
+    type Error: Error + Clone + Send + Sync + 'static;
 
     /// Takes bytes of the wire from the front of `wire`, and gives plain bytes.
     ///

@@ -3,12 +3,16 @@
 //! A connection can be cut at any byte. Whatever the moment, every call must end with the end of
 //! the stream or an error that says so, after a bounded number of waits, and leave nothing open.
 
-use std::io::{ErrorKind, Result};
+use std::io::{ErrorKind, IoSlice, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use qio::{Channel, ChannelExt, Mode};
+use qio::channel::Base;
+use qio::watch::PollSet;
+use qio::{Channel, ChannelExt, Interest, Mode, ReadOp, Readiness, WriteOp};
 
-use crate::{Job, Pair, count_waits};
+use crate::pairs::Sides;
+use crate::{Job, Pair, count_waits, soon};
 
 /// One of the two sides of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +165,148 @@ pub fn at_every_step(make: &dyn Fn() -> Pair, script: &Script) {
                 check_afterwards(&*peer, &context);
             }
         }
+    }
+}
+
+/// Makes the handshakes of a stack and plays the session over it, once for every `step`-th byte that
+/// each side sends: the connection below is gone after it.
+///
+/// # Panics
+///
+/// When a call of either side ends otherwise than by an error of a lost connection, when a cut looks
+/// like the end of the stream, and when a side waits more often than there are bytes.
+pub fn after_bytes_of_the_wire(
+    sides: Sides,
+    below: &dyn Fn() -> Pair,
+    script: &Script,
+    step: usize,
+) {
+    for cut_side in [Side::Left, Side::Right] {
+        let (_, [left, right]) = wired(sides, below(), script, cut_side, usize::MAX, Way::Drop);
+        let other = if cut_side == Side::Left { right.0 } else { left.0 };
+        let Err(error) = other else { panic!("{cut_side:?} left without a word: that is no end") };
+        check_end(Err(error), "without a farewell");
+        let (needed, results) = wired(sides, below(), script, cut_side, usize::MAX, Way::Close);
+        for (result, _) in results {
+            result.unwrap();
+        }
+        // Signatures differ in their lengths, and when the outermost farewell is out, those of
+        // the layers below it may be missing.
+        let some_less = needed.saturating_sub(SLACK);
+        for cut in
+            (0..some_less).step_by(step).chain((some_less..needed + SLACK).step_by(step.min(7)))
+        {
+            let context = format!("{cut_side:?} cut after {cut} of {needed} bytes");
+            let (_, [left, right]) = wired(sides, below(), script, cut_side, cut, Way::Close);
+            let other = if cut_side == Side::Left { &right } else { &left };
+            assert!(other.0.is_err() || cut >= some_less, "{context}: it looks like an end");
+            for (result, waits) in [left, right] {
+                check_end(result, &context);
+                assert!(waits <= 2 * needed as u64 + 64, "{context}: {waits} waits");
+            }
+        }
+    }
+}
+
+/// More than the farewells of three layers, and what signatures differ in.
+const SLACK: usize = 100;
+
+/// How a side came out, and how often it had to wait.
+type Outcome = (Result<()>, u64);
+
+/// One session with a cut, or one that ends by dropping the channel there: how many bytes the side with the cut has
+/// sent, and what came of it.
+fn wired(
+    sides: Sides,
+    below: Pair,
+    script: &Script,
+    cut_side: Side,
+    cut: usize,
+    way: Way,
+) -> (usize, [Outcome; 2]) {
+    let Pair { left, right } = below.in_mode(Mode::NonBlocking);
+    let rest = Arc::new(AtomicUsize::new(cut));
+    let cutting =
+        |inner| -> Arc<dyn Channel> { Arc::new(Cutting { inner, rest: Arc::clone(&rest) }) };
+    let (left, right) = match cut_side {
+        Side::Left => (cutting(left), right),
+        Side::Right => (left, cutting(right)),
+    };
+    let play = move |side: Side, below: Arc<dyn Channel>, script: Script| {
+        count_waits(|| {
+            let wrap = if side == Side::Left { sides.client } else { sides.server };
+            let channel = wrap(below)?;
+            channel.set_mode(Mode::NonBlocking)?;
+            script.play(side, &*channel, script.bytes())?;
+            if side == cut_side && matches!(way, Way::Drop) {
+                return channel.flush_all(soon());
+            }
+            channel.finish_all(soon())?;
+            match channel.read_exact_or_eof(&mut [0])? {
+                false => Ok(()),
+                true => panic!("{side:?} reads more than was sent"),
+            }
+        })
+    };
+    let its_script = script.clone();
+    let server = Job::start(move || play(Side::Right, right, its_script));
+    let left = play(Side::Left, left, script.clone());
+    let right = server.finish();
+    (cut - rest.load(Ordering::Relaxed), [left, right])
+}
+
+/// A channel whose connection is cut when so many bytes have been written to it.
+#[derive(Debug)]
+struct Cutting {
+    inner: Arc<dyn Channel>,
+    rest: Arc<AtomicUsize>,
+}
+
+impl Channel for Cutting {
+    fn base(&self) -> &Base {
+        self.inner.base()
+    }
+
+    fn inner(&self) -> Option<&dyn Channel> {
+        Some(&self.inner)
+    }
+
+    fn try_read(&self, op: &mut ReadOp<'_, '_>) -> Result<usize> {
+        self.inner.try_read(op)
+    }
+
+    fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
+        // One writer at a time.
+        let mut room = self.rest.load(Ordering::Relaxed);
+        if room == 0 {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let mut bufs = Vec::new();
+        for buf in op.bufs() {
+            let part = &buf[..buf.len().min(room)];
+            room -= part.len();
+            bufs.push(IoSlice::new(part));
+        }
+        let count = self.inner.try_write(&mut op.forward(&bufs))?;
+        if self.rest.fetch_sub(count, Ordering::Relaxed) == count {
+            self.inner.close()?;
+        }
+        Ok(count)
+    }
+
+    fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        match self.rest.load(Ordering::Relaxed) {
+            0 => interest.into(),
+            _ => self.inner.watch(interest, set),
+        }
+    }
+
+    fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.inner.finish()
     }
 }
 

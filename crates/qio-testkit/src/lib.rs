@@ -32,5 +32,5 @@ pub use conformance::{Pair, Subject};
 pub use counting::{count_waits, resident_bytes};
 pub use job::Job;
 pub use ledger::{Descriptor, Ledger};
-pub use patience::{finished, soon};
+pub use patience::{finish, finished, soon};
 pub use scope::scope;

@@ -16,8 +16,17 @@ pub fn soon() -> Option<Instant> {
 ///
 /// When that is an error. Steps without a deadline of their own may wait for ever.
 pub fn finished<T>(steps: impl Steps<Output = std::io::Result<T>>) -> T {
-    match run(steps, None).unwrap() {
-        ControlFlow::Break(result) => result.unwrap(),
+    finish(steps).unwrap()
+}
+
+/// The same, or the error that they come to.
+///
+/// # Errors
+///
+/// Those of the steps, and of waiting.
+pub fn finish<T>(steps: impl Steps<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match run(steps, None)? {
+        ControlFlow::Break(result) => result,
         ControlFlow::Continue(_) => unreachable!("there is no deadline here"),
     }
 }

@@ -34,7 +34,7 @@ conformance!(pipe, Subject::one_way::<Pipe>("pipe", pairs::pipe));
 conformance!(pipe_duplex, Subject::pair::<Pipe>("pipe duplex", pairs::pipes));
 conformance!(shared_pipe, Subject::one_way::<Pipe>("shared pipe", shared_pipe));
 conformance!(fifo, Subject::one_way::<Pipe>("fifo", fifo));
-conformance!(child, Subject::pair::<Child>("child", child));
+conformance!(child, Subject::pair::<Child>("child", pairs::child));
 conformance!(terminal, Subject::one_way::<Pipe>("terminal", terminal).volume(60_000));
 conformance!(
     shared_terminal,
@@ -195,20 +195,6 @@ impl Unplugging {
     fn is_unplugged(&self) -> bool {
         self.unplugged.load(Ordering::Acquire)
     }
-}
-
-/// A child and, in place of the program that has its standard streams, this one: it takes them
-/// over before the child ends, so that each side can go first.
-fn child() -> Pair {
-    let child = transport::Command::new("sh").args(["-c", "read line"]).spawn().unwrap();
-    let stream = |number: u8, write: bool| -> OwnedFd {
-        let path = format!("/proc/{}/fd/{number}", child.pid());
-        std::fs::OpenOptions::new().read(!write).write(write).open(path).unwrap().into()
-    };
-    let peer = Pipe::from_fds(Some(stream(0, false)), Some(stream(1, true))).unwrap();
-    child.write_all(b"\n").unwrap();
-    assert!(child.wait_exit(soon()).unwrap().success());
-    Pair::new(child, peer)
 }
 
 /// What a program on a terminal shows, and the child that it is. One way only, like

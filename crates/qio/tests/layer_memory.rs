@@ -4,10 +4,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::ErrorKind;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use qio::layer::tap::{Recorder, RecorderOptions, Tap};
+use qio::layer::throttle::{Rate, Throttle, ThrottleOptions};
 use qio::layer::{Layer, tls, ws};
 use qio::transport::Socket;
 use qio::watch::{PollSet, Steps};
@@ -253,6 +256,18 @@ fn a_flood_towards_a_stopped_reader_of_tls_over_websocket_holds_no_memory() {
         (Arc::new(client), Arc::new(server));
     let (client, server) = tls_pair(client, server);
     flood("tls over ws", client, server);
+}
+
+#[test]
+fn a_flood_towards_a_stopped_reader_of_a_throttle_or_a_tap_holds_no_memory() {
+    let _alone = alone();
+    let (left, right) = Socket::pair().unwrap();
+    let rate = Rate::new(NonZero::new(4 << 30).unwrap());
+    let options = ThrottleOptions::new().read(rate).write(rate);
+    flood("throttle", Throttle::new(left, options), Throttle::new(right, options));
+    let (left, right) = Socket::pair().unwrap();
+    let recorder = Recorder::new(std::io::sink(), RecorderOptions::new()).unwrap();
+    flood("tap", Tap::new(left, &recorder), Tap::new(right, &recorder));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
@@ -63,25 +64,87 @@ fn both_roles_get_channels_after_the_handshakes() {
     }
 }
 
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// The beginning of a ClientHello of 512 bytes.
+#[cfg(feature = "tls")]
+const HELLO: [u8; 6] = [22, 3, 1, 2, 0, 1];
+
+/// Listeners, and what clients send before they say nothing more.
+fn stalls() -> Vec<(&'static str, Vec<u8>)> {
+    let mut stalls = vec![
+        ("listen:ws://127.0.0.1:0", vec![]),
+        ("listen:ws://127.0.0.1:0", b"GET / HTTP/1.1\r\n".to_vec()),
+        ("listen:ws+ws+tcp://127.0.0.1:0", REQUEST.into()),
+    ];
+    #[cfg(feature = "tls")]
+    {
+        // In a masked frame with a key of zeros.
+        let frame = [&[0x82, 0x80 | 6, 0, 0, 0, 0], &HELLO[..]].concat();
+        stalls.extend([
+            ("listen:tls+tcp://127.0.0.1:0?self-signed", vec![]),
+            ("listen:tls+tcp://127.0.0.1:0?self-signed", HELLO.to_vec()),
+            ("listen:tls+ws+tcp://127.0.0.1:0?self-signed", vec![]),
+            ("listen:tls+ws+tcp://127.0.0.1:0?self-signed", REQUEST.into()),
+            ("listen:tls+ws+tcp://127.0.0.1:0?self-signed", [REQUEST.as_bytes(), &frame].concat()),
+        ]);
+    }
+    stalls
+}
+
 #[test]
 fn a_thousand_half_open_handshakes_do_not_stop_the_next_client() {
-    let (listener, told) = listen("listen:ws://127.0.0.1:0", ListenOptions::new().max_pending(64));
-    let to = reach(&listener);
-    let half_open: Vec<_> = (0..1000)
-        .map(|_| {
-            let mut client = below(&listener);
-            client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
-            // The backlog has room for all, but the kernel may be told to have less.
-            assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-            client
-        })
-        .collect();
-    let client = thread::spawn(move || net::connect(&to, &ConnectOptions::new()).unwrap());
-    let server = listener.accept(patience()).unwrap();
-    talks(&*client.join().unwrap(), &*server.channel);
-    let told = told.lock().unwrap();
-    assert!(told.len() >= 1000 - 64 && told.iter().all(|class| *class == Class::Cancelled));
-    drop(half_open);
+    // The last of each listener gets the furthest.
+    let furthest: BTreeMap<_, _> = stalls().into_iter().collect();
+    for (address, sent) in furthest {
+        let (listener, told) = listen(address, ListenOptions::new().max_pending(64));
+        let to = reach(&listener);
+        let half_open: Vec<_> = (0..1000)
+            .map(|_| {
+                let mut client = below(&listener);
+                client.write_all(&sent).unwrap();
+                // The backlog has room for all, but the kernel may be told to have less.
+                assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+                client
+            })
+            .collect();
+        let client = thread::spawn(move || net::connect(&to, &ConnectOptions::new()).unwrap());
+        let server = listener.accept(patience()).unwrap();
+        talks(&*client.join().unwrap(), &*server.channel);
+        let told = told.lock().unwrap();
+        assert!(told.len() >= 1000 - 64 && told.iter().all(|class| *class == Class::Cancelled));
+        drop(half_open);
+    }
+}
+
+#[test]
+fn a_handshake_that_stalls_anywhere_is_dropped_at_its_deadline() {
+    for (address, sent) in stalls() {
+        let limit = Duration::from_millis(100);
+        let (listener, told) = listen(address, ListenOptions::new().handshake_timeout(limit));
+        let start = std::time::Instant::now();
+        let mut client = below(&listener);
+        client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        client.write_all(&sent).unwrap();
+        let closed = thread::spawn(move || {
+            // A layer below may have answered; what was not read makes it a reset.
+            let mut answer = Vec::new();
+            match client.read_to_end(&mut answer) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+            }
+            start.elapsed()
+        });
+        while told.lock().unwrap().is_empty() {
+            let soon = std::time::Instant::now() + limit;
+            assert_eq!(listener.accept(Some(soon)).unwrap_err().kind(), ErrorKind::TimedOut);
+            assert!(start.elapsed() < common::PATIENCE, "{address}");
+        }
+        assert_eq!(*told.lock().unwrap(), [Class::Timeout], "{address}");
+        let took = closed.join().unwrap();
+        assert!(took >= limit, "{address}: {took:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The conformance suite over the layers, plain and in chaos.
+//! The conformance suite over the layers, plain and in chaos. `stacks.rs` has WebSocket over further
+//! transports and stacks with TLS.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,22 +22,6 @@ use qio_testkit::{Pair, Subject, conformance, finished, soon};
 conformance!(
     ws_over_unix,
     Subject::pair::<Socket>("ws over unix", || ws_over(unix())).with_farewell()
-);
-conformance!(
-    ws_over_tcp,
-    Subject::pair::<Socket>("ws over tcp", || ws_over(tcp())).with_farewell()
-);
-conformance!(
-    ws_over_pipes,
-    Subject::pair::<Pipe>("ws over pipes", || ws_over(pipes())).with_farewell()
-);
-conformance!(
-    ws_over_memory,
-    Subject::pair::<Duplex>("ws over memory", || ws_over(memory())).with_farewell()
-);
-conformance!(
-    ws_server_side,
-    Subject::pair::<Socket>("ws server side", || ws_over(tcp()).swapped()).with_farewell()
 );
 conformance!(
     ws_over_ws,

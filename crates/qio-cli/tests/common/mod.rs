@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "a module of test programs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+pub mod foreign;
 pub mod screen;
 
 use std::collections::VecDeque;

@@ -5,6 +5,7 @@ use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use qio_proto::{Engine, Progress};
 use smallvec::SmallVec;
 
+use super::failure::Failure;
 use super::store::Buffer;
 use super::sync::{Mutex, lock};
 use crate::channel::{Channel, ChannelExt, Features, ReadFlags};
@@ -49,23 +50,6 @@ pub(super) enum Outlook {
     Passes,
     /// Nothing, before more of the wire was looked at.
     Wire,
-}
-
-/// An error that is told to everybody who asks.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    kind: ErrorKind,
-    text: String,
-}
-
-impl Failure {
-    pub(super) fn new(kind: ErrorKind, error: &dyn std::error::Error) -> Self {
-        Self { kind, text: error.to_string() }
-    }
-
-    pub(super) fn error(&self) -> Error {
-        Error::new(self.kind, self.text.clone())
-    }
 }
 
 impl Inwards {
@@ -244,7 +228,7 @@ impl Inwards {
                 moved
             }
             Err(error) => {
-                self.state = State::Failed(Failure::new(ErrorKind::InvalidData, &error));
+                self.state = State::Failed(Failure::new(ErrorKind::InvalidData, error));
                 Progress::default()
             }
         }
@@ -327,12 +311,16 @@ impl Inwards {
 
     /// Remembers an error of the channel below: who waits must see that a read has something to say.
     fn note(&mut self, error: Error) -> Error {
-        if error.kind() != ErrorKind::WouldBlock {
-            self.state = State::Failed(Failure::new(error.kind(), &error));
-        } else if !self.is_empty() {
-            self.park();
+        if error.kind() == ErrorKind::WouldBlock {
+            if self.is_empty() {
+                self.release();
+            } else {
+                self.park();
+            }
             return error;
         }
+        let (failure, error) = Failure::below(error.kind(), error);
+        self.state = State::Failed(failure);
         self.release();
         error
     }
@@ -350,7 +338,7 @@ impl Inwards {
     fn end_wire<E: Engine>(&mut self, engine: &Mutex<E>) {
         self.state = match lock(engine).handle_end() {
             Ok(()) => State::Ended,
-            Err(error) => State::Truncated(Failure::new(ErrorKind::UnexpectedEof, &error)),
+            Err(error) => State::Truncated(Failure::new(ErrorKind::UnexpectedEof, error)),
         };
         self.release();
     }
@@ -370,11 +358,10 @@ impl Inwards {
         {
             if kept.start == 0 {
                 let text = "the peer sends a piece that is longer than the protocol allows";
-                self.state = State::Failed(Failure::new(
-                    ErrorKind::InvalidData,
-                    &Error::new(ErrorKind::InvalidData, text),
-                ));
-                return Err(Error::new(ErrorKind::InvalidData, text));
+                let error = Error::new(ErrorKind::InvalidData, text);
+                let (failure, error) = Failure::below(ErrorKind::InvalidData, error);
+                self.state = State::Failed(failure);
+                return Err(error);
             }
             wire.copy_within(kept.clone(), 0);
             (self.start, self.end) = (0, kept.len());

@@ -4,6 +4,7 @@
 //! and the channel below: the only place where an engine meets a channel. [`Framed`] needs neither:
 //! it tells messages apart in a stream.
 
+mod failure;
 mod framed;
 mod handover;
 mod handshaking;

@@ -7,7 +7,7 @@ use std::io::{Error, ErrorKind, IoSlice, Result};
 use qio_proto::{Engine, Frame};
 use smallvec::SmallVec;
 
-use super::inwards::Failure;
+use super::failure::Failure;
 use super::store::Buffer;
 use super::sync::{Mutex, lock};
 use crate::channel::{Channel, ChannelExt, WriteFlags};
@@ -65,19 +65,26 @@ impl Outwards {
         } else {
             self.encode(below, engine, bufs)
         };
-        if let Err(error) = &result
-            && error.kind() != ErrorKind::WouldBlock
-        {
-            // A piece may have gone out in part: nothing can follow it.
-            self.fail(Failure::new(ErrorKind::BrokenPipe, error));
+        match result {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                // A piece may have gone out in part: nothing can follow it.
+                Err(self.fail_below(error))
+            }
+            result => result,
         }
-        result
     }
 
     /// Takes nothing any more, and gives up what waits.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.failed.get_or_insert(failure);
         (self.wire, self.start, self.end) = (None, 0, 0);
+    }
+
+    /// The same for an error of the channel below, or of what was to be sent.
+    fn fail_below(&mut self, error: Error) -> Error {
+        let (failure, error) = Failure::below(ErrorKind::BrokenPipe, error);
+        self.fail(failure);
+        error
     }
 
     /// Sends what waits, the engine's own words included.
@@ -138,7 +145,7 @@ impl Outwards {
     ) -> Result<()> {
         let _ = self.flush(below, engine);
         let bytes = self.end - self.start;
-        self.failed = Some(Failure::new(ErrorKind::NotConnected, &Closed));
+        self.failed = Some(Failure::new(ErrorKind::NotConnected, Closed));
         (self.wire, self.start, self.end) = (None, 0, 0);
         match bytes {
             0 => Ok(()),
@@ -166,8 +173,7 @@ impl Outwards {
                     return Err(error);
                 }
                 Err(error) => {
-                    self.fail(Failure::new(ErrorKind::BrokenPipe, &error));
-                    return Err(error);
+                    return Err(self.fail_below(error));
                 }
             }
         }
@@ -351,7 +357,7 @@ const CONTROL_BYTES: usize = 1024;
 /// How many parts one call of the kernel takes (`UIO_MAXIOV`, readv(2)).
 const MAX_PARTS: usize = 1024;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Closed;
 
 impl fmt::Display for Closed {

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use qio_proto::{Engine, Time};
 
+use super::failure::Failure;
 use super::handover::Handover;
-use super::inwards::{Failure, How, Inwards, Outlook};
+use super::inwards::{How, Inwards, Outlook};
 use super::outwards::Outwards;
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::channel::{Base, Channel, ChannelExt, Features, Mode, ReadFlags, ReadOp, WriteOp};
@@ -134,7 +135,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
         let result = engine.handle_time(now);
         drop(engine);
         if let Err(late) = result {
-            lock(&self.inwards).fail(Failure::new(ErrorKind::TimedOut, &late));
+            lock(&self.inwards).fail(Failure::new(ErrorKind::TimedOut, late));
         }
     }
 
@@ -283,7 +284,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         }
         self.below.shutdown(how)?;
         if how != Shutdown::Read {
-            let shut = Failure::new(ErrorKind::BrokenPipe, &Error::from(ErrorKind::BrokenPipe));
+            let (shut, _) = Failure::below(ErrorKind::BrokenPipe, ErrorKind::BrokenPipe.into());
             self.outwards.lock().fail(shut);
         }
         Ok(())

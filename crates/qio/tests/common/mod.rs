@@ -163,3 +163,13 @@ pub fn with_other_process(test: &str, there: impl FnOnce(Socket), here: impl FnO
     assert_eq!(status, "exit status: 0", "{text}");
     assert!(text.contains("1 passed"), "no test is called {test}:\n{text}");
 }
+
+/// Whether a program can be run here; says so when not.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !found {
+        println!("skipped: {program} is not installed");
+    }
+    found
+}
