@@ -42,7 +42,9 @@ fn main() -> ExitCode {
     };
     start_log();
     let service = Arc::new(Service::new(start.service));
-    match run(cli.command, Inherited::from(start.fds), service) {
+    let result = run(cli.command, Inherited::from(start.fds), service);
+    let recorded = tap::drain();
+    match result.and(recorded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {

@@ -58,11 +58,7 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
         let Some((below, handshake)) = &mut self.parts else {
             return Err(io::Error::other("the handshake is over"));
         };
-        if below.features().contains(Features::MESSAGES) {
-            let text =
-                format!("{}: a protocol over a stream cannot go over messages", below.name());
-            return Err(io::Error::new(ErrorKind::Unsupported, text));
-        }
+        refuse_messages(below)?;
         loop {
             let mut blocked = None;
             while handshake.wants_wire() || !self.outbound.is_empty() {
@@ -192,6 +188,15 @@ where
     {
         Layer::with_rest(kind, self.below, self.handshake.into_engine(), &self.rest)
     }
+}
+
+/// Refuses a channel that keeps messages apart, for a layer that does not.
+pub(crate) fn refuse_messages(below: &dyn Channel) -> io::Result<()> {
+    if below.features().contains(Features::MESSAGES) {
+        let text = format!("{}: a layer over a stream cannot go over messages", below.name());
+        return Err(io::Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
 }
 
 impl<C: Channel, H> fmt::Debug for Handshaking<C, H> {

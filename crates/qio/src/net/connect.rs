@@ -286,6 +286,7 @@ impl Steps for Layered {
                     other => return other,
                 },
             };
+            channel.base().set_name(self.address.clone());
             let climb = self.stack.climb(channel, "connect", self.address.clone());
             self.state = Stage::Layers(climb);
         }

@@ -27,7 +27,7 @@ mod tuning;
 mod udp_peers;
 
 pub use accepting::Accepting;
-pub use address::{Address, BadValue, Value, parse_duration, parse_size};
+pub use address::{Address, BadValue, Value, parse_duration, parse_rate, parse_size};
 pub use admit::{Admit, Network, Peer, Verdict};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};

@@ -4,9 +4,13 @@
 //! and error messages all come from here.
 
 mod stack;
+mod tap;
+mod throttle;
 #[cfg(feature = "tls")]
 mod tls;
 mod ws;
+#[cfg(feature = "zstd")]
+mod zstd;
 
 use std::fmt;
 use std::io;
@@ -20,7 +24,7 @@ use super::address::{Part, Refusal};
 use super::scheme::{Example, OptionInfo};
 use crate::channel::Channel;
 use crate::error::Result;
-use crate::layer::Handshaking;
+use crate::layer::{Handshaking, refuse_messages};
 use crate::watch::{PollSet, Steps};
 
 pub(crate) use stack::{Climb, Prepared, Stack};
@@ -30,6 +34,10 @@ pub(crate) const LAYERS: &[Layer] = &[
     #[cfg(feature = "tls")]
     tls::LAYER,
     ws::LAYER,
+    throttle::LAYER,
+    tap::LAYER,
+    #[cfg(feature = "zstd")]
+    zstd::LAYER,
 ];
 
 /// The layers that an address can name, for help and completions.
@@ -50,7 +58,9 @@ pub struct Layer {
     pub options: &'static [OptionInfo],
     /// The option that is written behind the host, where there is one: what starts with a slash.
     pub(crate) in_target: Option<&'static str>,
-    /// What did not happen, for the text of a timeout.
+    /// The peer does not see it, and needs none.
+    pub(crate) is_local: bool,
+    /// What did not happen, for the text of a timeout; empty where nothing is waited for.
     pub(crate) missing: &'static str,
     /// Finds what is wrong with the options, for the role of the address.
     pub(crate) check: fn(&Part<'_>) -> std::result::Result<(), Refusal>,
@@ -90,6 +100,29 @@ pub(crate) trait Begin: fmt::Debug + Send + Sync {
 
 /// The handshake of one layer.
 pub(crate) type Link = Box<dyn Steps<Output = io::Result<Arc<dyn Channel>>> + Send>;
+
+/// A layer without a handshake.
+fn at_once<C: Channel + 'static>(
+    below: Arc<dyn Channel>,
+    make: impl FnOnce(Arc<dyn Channel>) -> io::Result<C>,
+) -> io::Result<Link> {
+    refuse_messages(&*below)?;
+    Ok(Box::new(AtOnce(Some(Arc::new(make(below)?)))))
+}
+
+struct AtOnce(Option<Arc<dyn Channel>>);
+
+impl Steps for AtOnce {
+    type Output = io::Result<Arc<dyn Channel>>;
+
+    fn step(&mut self, _now: Instant) -> Poll<Self::Output> {
+        Poll::Ready(self.0.take().ok_or_else(|| io::Error::other("over")))
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        set.wake_at(Instant::now());
+    }
+}
 
 /// A handshake that becomes the channel.
 pub(crate) struct Upgrade<H> {

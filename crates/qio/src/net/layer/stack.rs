@@ -114,7 +114,11 @@ impl Climb {
         };
         match says_its_name(&error) && level.is_first {
             true => failed.because(error),
-            false => failed.because(OfLayer { layer: level.name.clone(), cause: error }),
+            false => {
+                let handshake = if level.missing.is_empty() { "" } else { " handshake" };
+                let layer = format!("{}{handshake}", level.name);
+                failed.because(OfLayer { layer, cause: error })
+            }
         }
     }
 }
@@ -217,7 +221,7 @@ struct OfLayer {
 
 impl fmt::Display for OfLayer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} handshake", self.layer)
+        out.write_str(&self.layer)
     }
 }
 
@@ -229,7 +233,15 @@ impl StdError for OfLayer {
 
 /// What the layers of addresses have read from files, for all attempts that share it.
 #[derive(Clone, Default)]
-pub(crate) struct Prepared(Arc<Mutex<HashMap<String, Arc<Stack>>>>);
+pub(crate) struct Prepared(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    stacks: HashMap<String, Arc<Stack>>,
+    /// Those that are to be read again: until that is done they hold what they share with it, a
+    /// recording.
+    old: HashMap<String, Arc<Stack>>,
+}
 
 /// How many addresses are remembered; a program with more has them in a list of its own.
 const REMEMBERED: usize = 16;
@@ -240,26 +252,28 @@ impl Prepared {
         if address.layers().is_empty() {
             return Ok(None);
         }
-        if let Some(stack) = self.lock().get(text) {
+        if let Some(stack) = self.lock().stacks.get(text) {
             return Ok(Some(Arc::clone(stack)));
         }
         // Not under the lock: files are read.
         let stack = Stack::of(address)?;
         if let Some(stack) = &stack {
             let mut known = self.lock();
-            if known.len() >= REMEMBERED {
-                known.clear();
+            if known.stacks.len() >= REMEMBERED {
+                known.stacks.clear();
             }
-            known.insert(text.to_owned(), Arc::clone(stack));
+            known.stacks.insert(text.to_owned(), Arc::clone(stack));
+            known.old.remove(text);
         }
         Ok(stack)
     }
 
     pub(crate) fn forget(&self) {
-        self.lock().clear();
+        let mut known = self.lock();
+        known.old = std::mem::take(&mut known.stacks);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Stack>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
