@@ -54,6 +54,11 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
         }
     }
 
+    /// How far it has come; `None` once it is over and was handed out.
+    pub fn handshake(&self) -> Option<&H> {
+        self.parts.as_ref().map(|(_, handshake)| handshake)
+    }
+
     fn try_step(&mut self) -> io::Result<bool> {
         let Some((below, handshake)) = &mut self.parts else {
             return Err(io::Error::other("the handshake is over"));

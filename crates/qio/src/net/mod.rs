@@ -13,6 +13,7 @@ mod handshake;
 mod inet;
 mod layer;
 mod listener;
+mod observe;
 mod options;
 mod pending;
 mod port_owner;
@@ -34,6 +35,7 @@ pub use connect::{Connect, connect};
 pub use handshake::{Handshake, Handshakes};
 pub use layer::{Layer, layers};
 pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
+pub use observe::{ConnectEvent, ConnectObserver, Negotiated};
 pub use options::{
     ConnectOptions, DEFAULT_PENDING, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions,
     Observer,

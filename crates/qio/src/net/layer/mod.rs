@@ -12,6 +12,7 @@ mod ws;
 #[cfg(feature = "zstd")]
 mod zstd;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::Instant;
 use qio_proto::Handshake;
 
 use super::address::{Part, Refusal};
+use super::observe::Negotiated;
 use super::scheme::{Example, OptionInfo};
 use crate::channel::Channel;
 use crate::error::Result;
@@ -99,7 +101,19 @@ pub(crate) trait Begin: fmt::Debug + Send + Sync {
 }
 
 /// The handshake of one layer.
-pub(crate) type Link = Box<dyn Steps<Output = io::Result<Arc<dyn Channel>>> + Send>;
+pub(crate) type Link = Box<dyn Shake>;
+
+/// A handshake in steps that can be looked at when it is over.
+pub(crate) trait Shake: Send {
+    /// Goes on; `look` is called at the end, with the error if there is one.
+    fn step(&mut self, now: Instant, look: Look<'_>) -> Poll<io::Result<Arc<dyn Channel>>>;
+
+    /// Adds what the next step waits for.
+    fn watch(&mut self, set: &mut PollSet);
+}
+
+/// Who looks at a handshake that is over.
+pub(crate) type Look<'a> = &'a mut dyn FnMut(Option<&io::Error>, Negotiated<'_>);
 
 /// A layer without a handshake.
 fn at_once<C: Channel + 'static>(
@@ -112,10 +126,9 @@ fn at_once<C: Channel + 'static>(
 
 struct AtOnce(Option<Arc<dyn Channel>>);
 
-impl Steps for AtOnce {
-    type Output = io::Result<Arc<dyn Channel>>;
-
-    fn step(&mut self, _now: Instant) -> Poll<Self::Output> {
+impl Shake for AtOnce {
+    fn step(&mut self, _now: Instant, look: Look<'_>) -> Poll<io::Result<Arc<dyn Channel>>> {
+        look(None, Negotiated(None));
         Poll::Ready(self.0.take().ok_or_else(|| io::Error::other("over")))
     }
 
@@ -139,15 +152,21 @@ where
     }
 }
 
-impl<H: Handshake> Steps for Upgrade<H>
+impl<H: Handshake + 'static> Shake for Upgrade<H>
 where
     H::Engine: fmt::Debug + 'static,
 {
-    type Output = io::Result<Arc<dyn Channel>>;
-
-    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
-        self.handshaking.step(now).map_ok(|established| -> Arc<dyn Channel> {
-            Arc::new(established.into_layer(self.kind))
+    fn step(&mut self, now: Instant, look: Look<'_>) -> Poll<io::Result<Arc<dyn Channel>>> {
+        Poll::Ready(match std::task::ready!(self.handshaking.step(now)) {
+            Ok(established) => {
+                look(None, Negotiated(Some(established.handshake())));
+                Ok(Arc::new(established.into_layer(self.kind)))
+            }
+            Err(error) => {
+                let handshake = self.handshaking.handshake();
+                look(Some(&error), Negotiated(handshake.map(|it| it as &dyn Any)));
+                Err(error)
+            }
         })
     }
 

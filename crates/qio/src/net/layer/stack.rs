@@ -14,6 +14,7 @@ use super::{Begin, Link};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
 use crate::net::address::Address;
+use crate::net::observe::{ConnectEvent, ConnectObserver, Negotiated};
 use crate::watch::{PollSet, Steps};
 
 /// The layers of an address with what they need, for any number of connections.
@@ -72,8 +73,10 @@ impl Stack {
         below: Arc<dyn Channel>,
         attempt: &'static str,
         subject: String,
+        observer: Option<ConnectObserver>,
     ) -> Climb {
-        Climb { stack: Arc::clone(self), level: 0, state: State::Begin(below), attempt, subject }
+        let (stack, state) = (Arc::clone(self), State::Begin(below));
+        Climb { stack, level: 0, state, attempt, subject, observer }
     }
 }
 
@@ -86,6 +89,7 @@ pub(crate) struct Climb {
     state: State,
     attempt: &'static str,
     subject: String,
+    observer: Option<ConnectObserver>,
 }
 
 enum State {
@@ -135,19 +139,31 @@ impl Steps for Climb {
                         self.state = State::Over;
                         return Poll::Ready(Ok(below));
                     };
+                    let layer = &level.name;
+                    if let Some(observer) = &self.observer {
+                        observer.tell(&ConnectEvent::LayerStarted { layer });
+                    }
                     match level.begin.begin(below) {
                         Ok(link) => self.state = State::Shaking(link),
+                        Err(error) => {
+                            tell_end(self.observer.as_ref(), layer, Some(&error), Negotiated(None));
+                            return Poll::Ready(Err(self.fail(error)));
+                        }
+                    }
+                }
+                State::Shaking(link) => {
+                    let (observer, level) = (&self.observer, &self.stack.levels[self.level]);
+                    let mut look = |error: Option<&io::Error>, handshake: Negotiated<'_>| {
+                        tell_end(observer.as_ref(), &level.name, error, handshake);
+                    };
+                    match std::task::ready!(link.step(now, &mut look)) {
+                        Ok(channel) => {
+                            self.level += 1;
+                            self.state = State::Begin(channel);
+                        }
                         Err(error) => return Poll::Ready(Err(self.fail(error))),
                     }
                 }
-                State::Shaking(link) => match link.step(now) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(channel)) => {
-                        self.level += 1;
-                        self.state = State::Begin(channel);
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
-                },
                 State::Over => {
                     let over = Error::usage(self.attempt, &self.subject, "over");
                     return Poll::Ready(Err(over));
@@ -162,6 +178,19 @@ impl Steps for Climb {
             State::Begin(_) | State::Over => set.wake_at(Instant::now()),
         }
     }
+}
+
+fn tell_end(
+    observer: Option<&ConnectObserver>,
+    layer: &str,
+    error: Option<&io::Error>,
+    handshake: Negotiated<'_>,
+) {
+    let Some(observer) = observer else { return };
+    observer.tell(&match error {
+        None => ConnectEvent::LayerReady { layer, handshake },
+        Some(error) => ConnectEvent::LayerFailed { layer, error, handshake },
+    });
 }
 
 impl Drop for Climb {
