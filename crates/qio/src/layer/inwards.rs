@@ -41,18 +41,30 @@ pub(super) enum Outlook {
 }
 
 /// An error that is told to everybody who asks.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Failure {
     kind: ErrorKind,
     text: String,
+    /// With the protocol's own error inside, for who is told first: it cannot be copied.
+    first: Option<Error>,
 }
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, error: &dyn std::error::Error) -> Self {
-        Self { kind, text: error.to_string() }
+        Self { kind, text: error.to_string(), first: None }
     }
 
-    pub(super) fn error(&self) -> Error {
+    fn typed(kind: ErrorKind, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let text = error.to_string();
+        Self { kind, text, first: Some(Error::new(kind, error)) }
+    }
+
+    fn error(&mut self) -> Error {
+        self.first.take().unwrap_or_else(|| self.repeated())
+    }
+
+    /// The same, for who needs no more than the words.
+    pub(super) fn repeated(&self) -> Error {
         Error::new(self.kind, self.text.clone())
     }
 }
@@ -85,7 +97,7 @@ impl Inwards {
             if done > 0 {
                 return Ok(done);
             }
-            match &self.state {
+            match &mut self.state {
                 State::Open => {}
                 State::Ended => return Ok(0),
                 State::Truncated(_) if relaxed => return Ok(0),
@@ -124,12 +136,20 @@ impl Inwards {
                 engine.inbound_bytes()
             };
             // What is wrong is told by the next read.
-            if !looks || self.fill(below, engine, size).is_err() {
-                return match self.state {
-                    State::Open => Outlook::Wire,
-                    _ => Outlook::Plain,
-                };
+            if looks {
+                match self.fill(below, engine, size) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        if let State::Failed(failure) = &mut self.state {
+                            failure.first = Some(error);
+                        }
+                    }
+                }
             }
+            return match self.state {
+                State::Open => Outlook::Wire,
+                _ => Outlook::Plain,
+            };
         }
     }
 
@@ -219,7 +239,7 @@ impl Inwards {
                 moved
             }
             Err(error) => {
-                self.state = State::Failed(Failure::new(ErrorKind::InvalidData, &error));
+                self.state = State::Failed(Failure::typed(ErrorKind::InvalidData, error));
                 Progress::default()
             }
         }
@@ -314,7 +334,7 @@ impl Inwards {
     fn end_wire<E: Engine>(&mut self, engine: &Mutex<E>) {
         self.state = match lock(engine).handle_end() {
             Ok(()) => State::Ended,
-            Err(error) => State::Truncated(Failure::new(ErrorKind::UnexpectedEof, &error)),
+            Err(error) => State::Truncated(Failure::typed(ErrorKind::UnexpectedEof, error)),
         };
         self.release();
     }

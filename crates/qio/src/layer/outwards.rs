@@ -148,7 +148,7 @@ impl Outwards {
 
     fn check(&self) -> Result<()> {
         match &self.failed {
-            Some(failure) => Err(failure.error()),
+            Some(failure) => Err(failure.repeated()),
             None if self.finished => Err(ErrorKind::BrokenPipe.into()),
             None => Ok(()),
         }

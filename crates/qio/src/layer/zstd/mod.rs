@@ -50,3 +50,28 @@ pub const NAME: &str = "zstd";
 pub fn layer<C: Channel>(below: C, options: ZstdOptions) -> Result<Layer<C, Zstd>> {
     Ok(Layer::new(NAME, below, Zstd::new(options)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::ChannelExt;
+    use crate::interest::Interest;
+    use crate::transport::Duplex;
+
+    #[test]
+    fn the_error_of_a_protocol_is_inside_of_that_of_a_read_also_when_a_wait_has_found_it() {
+        for waits in [false, true] {
+            let (near, far) = Duplex::pair();
+            let near = layer(near, ZstdOptions::new()).unwrap();
+            far.write_all(b"this is no frame of zstd").unwrap();
+            if waits {
+                near.wait(Interest::READ, None).unwrap();
+            }
+            let error = near.read(&mut [0; 10]).unwrap_err();
+            let inside = error.get_ref().and_then(|inside| inside.downcast_ref());
+            assert!(matches!(inside, Some(ZstdError::Invalid(_))), "{waits}: {error:?}");
+            // It is told again, in words.
+            assert_eq!(near.read(&mut [0; 10]).unwrap_err().to_string(), error.to_string());
+        }
+    }
+}
