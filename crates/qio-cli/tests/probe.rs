@@ -86,7 +86,7 @@ fn trouble(address: &str, step: &str, kind: &str, status: i32, parts: &[&str]) -
     for part in parts {
         assert!(text.text().contains(part), "{part:?} is not in {}", text.text());
     }
-    let json = run(&mut qio(args).arg("--json"), b"");
+    let json = run(qio(args).arg("--json"), b"");
     assert_eq!(json.status, status);
     let value: Value = serde_json::from_str(json.text()).unwrap();
     assert_eq!((&value["error"]["step"], &value["error"]["kind"]), (&step.into(), &kind.into()));
@@ -406,7 +406,7 @@ fn what_a_web_server_answers_instead_is_shown_safely() {
 
 #[test]
 fn who_closes_or_is_not_there_is_told_apart() {
-    let address = serve(|client| drop(client));
+    let address = serve(drop);
     let parts = ["closed the connection in the middle of the handshake"];
     let status = run(&mut qio(["connect", &format!("tls+{address}?verify=off")]), b"").status;
     trouble(&format!("tls+{address}?verify=off"), "tls", "closed", status, &parts);

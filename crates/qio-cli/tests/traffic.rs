@@ -167,7 +167,8 @@ fn many_clients_and_both_sides_are_in_one_recording_that_tells_them_apart() {
         // A client's channel reads what that of the target writes, and the reverse.
         let [read, written] = [Entry::Read(vec![number; 10]), Entry::Written(vec![number; 10])];
         let (mut read, mut written) = (data(&read), data(&written));
-        (read.sort_unstable(), written.sort_unstable());
+        read.sort_unstable();
+        written.sort_unstable();
         assert!(read == written && read.len() == 2 && read[0] != read[1], "{number}: {records:?}");
     }
     let ends = records.iter().filter(|(_, entry)| *entry == Entry::Closed).count();

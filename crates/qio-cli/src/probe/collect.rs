@@ -79,8 +79,8 @@ impl Collector {
             layer.ok = false;
             layer.layer.clone()
         });
-        let asked = state.findings.layers.iter().filter_map(|layer| layer.tls.as_ref());
-        let shows = asked.fold(false, |shows, tls| shows || tls.client_certificate == SHOWN);
+        let mut found = state.findings.layers.iter().filter_map(|layer| layer.tls.as_ref());
+        let shows = found.any(|tls| tls.client_certificate == SHOWN);
         let found = match TlsError::find(error) {
             Some(error) => diagnosis::of_tls(error, &[], true, shows, None),
             None => diagnosis::of_io(error),

@@ -50,7 +50,7 @@ impl Recorder {
         let file = (status.st_dev, status.st_ino);
         let mut recordings = lock();
         let known = recordings.iter().find(|known| known.file == file);
-        if let Some(recorder) = known.and_then(|known| Recorder::joining(&known.shared)) {
+        if let Some(recorder) = known.and_then(|known| Self::joining(&known.shared)) {
             return Ok(recorder);
         }
         if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile {
