@@ -132,7 +132,7 @@ fn the_certificates_of_a_server_that_is_not_believed_are_told_and_it_gets_no_byt
     let facts = told.facts();
     assert_eq!(facts.trusted_by, None);
     assert_eq!(facts.peer.unwrap().issuer, "O=Example,CN=nobody");
-    assert_eq!(facts.version.is_some(), true, "it came as far as that");
+    assert!(facts.version.is_some(), "it came as far as that");
     listener.close().unwrap();
     assert_eq!(thread.join().unwrap(), 0, "the handshake was not finished");
 }
