@@ -180,6 +180,8 @@ fn a_unix_socket_shows_who_is_at_the_other_end_and_a_program_is_left_in_order() 
     let (text, json) = found(&address);
     assert_eq!(json["connect"]["credentials"]["pid"], relay.pid());
     assert!(text.contains(&format!("process {}, user ", relay.pid())), "{text}");
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(found(&format!("udp://{udp}")).1["connect"]["peer"], udp.to_string());
     found("exec:cat");
     found("null:");
     let crl = "crl=/nowhere/crl.pem";
@@ -406,10 +408,10 @@ fn what_a_web_server_answers_instead_is_shown_safely() {
 
 #[test]
 fn who_closes_or_is_not_there_is_told_apart() {
-    let address = serve(drop);
+    // What was not read would make it a reset.
+    let address = serve(|mut client| drop(client.read(&mut [0; 4096])));
     let parts = ["closed the connection in the middle of the handshake"];
-    let status = run(&mut qio(["connect", &format!("tls+{address}?verify=off")]), b"").status;
-    trouble(&format!("tls+{address}?verify=off"), "tls", "closed", status, &parts);
+    trouble(&format!("tls+{address}?verify=off"), "tls", "closed", 6, &parts);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let parts = ["nothing listens there", "in vain            127.0.0.1:"];
     let json = trouble(&format!("tcp://127.0.0.1:{port}"), "connect", "refused", 4, &parts);
@@ -420,21 +422,30 @@ fn who_closes_or_is_not_there_is_told_apart() {
 }
 
 #[test]
-fn a_step_that_takes_too_long_is_named() {
-    let address = serve(|mut client| drop(client.read_to_end(&mut Vec::new())));
-    for (layer, address) in
-        [("tls", format!("tls+{address}?verify=off")), ("ws", address.replace("tcp:", "ws:"))]
-    {
+fn a_step_that_takes_too_long_is_named_with_how_far_it_came() {
+    let says = |text: &'static [u8]| {
+        serve(move |mut client| {
+            let _ = client.write_all(text);
+            let _ = client.read_to_end(&mut Vec::new());
+        })
+    };
+    let ws = |address: String| address.replace("tcp:", "ws:");
+    for (layer, address, what) in [
+        ("tls", format!("tls+{}?verify=off", says(b"")), "nothing came for tls"),
+        ("ws", ws(says(b"")), "nothing came for ws"),
+        ("ws", ws(says(b"HTTP/1.1 101 ")), "ws got half an answer"),
+    ] {
         let outcome = run(&mut qio(["probe", "--timeout", "300ms", &address]), b"");
         assert_eq!(outcome.status, 5);
-        let said =
-            format!("{layer} failed: connected, but {layer} got no whole answer within 300ms");
+        let said = format!("{layer} failed: connected, but {what} within 300ms");
         assert!(outcome.text().contains(&said), "{}", outcome.text());
         let outcome = run(&mut qio(["probe", "--json", "--timeout", "300ms", &address]), b"");
         let json: Value = serde_json::from_str(outcome.text()).unwrap();
         assert_eq!(json["error"]["kind"], "timeout");
         assert_eq!(json["connect"]["ok"], true);
         assert!(json["layers"][0]["ms"].as_f64().unwrap() >= 200.0, "{json}");
+        let asked = &json["layers"][0]["websocket"]["request"]["target"];
+        assert!(layer != "ws" || asked == "/", "{json}");
     }
 }
 

@@ -46,6 +46,9 @@ impl Told {
                     let status = ws.and_then(|ws| ws.response()).map(|response| response.status);
                     (format!("no {layer} {status:?}"), Some(handshake))
                 }
+                ConnectEvent::LayerGivenUp { layer, handshake } => {
+                    (format!("{layer} is given up"), Some(handshake))
+                }
                 other => panic!("{other:?}"),
             };
             told.0.push(text);
@@ -135,6 +138,16 @@ fn the_certificates_of_a_server_that_is_not_believed_are_told_and_it_gets_no_byt
     assert!(facts.version.is_some(), "it came as far as that");
     listener.close().unwrap();
     assert_eq!(thread.join().unwrap(), 0, "the handshake was not finished");
+}
+
+#[test]
+fn a_layer_that_is_not_waited_for_any_longer_is_told() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address: Address = format!("ws://{}", silent.local_addr().unwrap()).parse().unwrap();
+    let told = Told::default();
+    let options = told.options().timeout(Duration::from_millis(50));
+    assert_eq!(net::connect(&address, &options).unwrap_err().class(), Class::Timeout);
+    assert_eq!(told.words().last().unwrap(), "ws is given up");
 }
 
 #[test]

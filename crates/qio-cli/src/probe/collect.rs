@@ -11,7 +11,7 @@ use qio::error::{Class, plain};
 use qio::layer::tls::{self, TlsError, TrustedBy};
 use qio::layer::ws::ClientHandshake;
 use qio::net::{ConnectEvent, Negotiated};
-use qio::transport::Socket;
+use qio::transport::{Messages, Socket};
 
 use super::diagnosis::{self, Diagnosis, days_between, moment};
 use super::findings::{
@@ -39,6 +39,8 @@ struct State {
     layer: Option<String>,
     /// What is wrong with it.
     diagnosis: Option<Diagnosis>,
+    /// Nothing had come from its peer when time was up.
+    is_silent: bool,
 }
 
 impl Collector {
@@ -64,8 +66,8 @@ impl Collector {
         let mut state = self.lock();
         let now = Instant::now();
         let step = state.end_step(error.class(), now);
-        let found = state.diagnosis.take();
-        let found = found.unwrap_or_else(|| diagnosis::of_opening(&error, &step, limit));
+        let (found, silent) = (state.diagnosis.take(), state.is_silent);
+        let found = found.unwrap_or_else(|| diagnosis::of_opening(&error, &step, limit, silent));
         state.trouble(step, found, error.report().to_string());
         error.into()
     }
@@ -118,6 +120,7 @@ impl State {
             called: Vec::new(),
             layer: None,
             diagnosis: None,
+            is_silent: false,
         }
     }
 
@@ -147,16 +150,17 @@ impl State {
                 let ms = self.step(now);
                 let connect = self.findings.connect.get_or_insert_default();
                 (connect.ok, connect.ms) = (true, ms);
-                if let Some(socket) = channel.find::<Socket>() {
-                    connect.local = socket.local_address().ok().map(|end| end.to_string());
-                    connect.peer = socket.peer_address().ok().map(|end| end.to_string());
-                    let peer = socket.peer_credentials().ok();
-                    connect.credentials = peer.map(|peer| Credentials {
-                        pid: peer.pid,
-                        uid: peer.uid,
-                        gid: peer.gid,
-                    });
-                }
+                let (local, peer, who) = if let Some(socket) = channel.find::<Socket>() {
+                    (socket.local_address(), socket.peer_address(), socket.peer_credentials())
+                } else if let Some(socket) = channel.find::<Messages>() {
+                    (socket.local_address(), socket.peer_address(), socket.peer_credentials())
+                } else {
+                    return;
+                };
+                connect.local = local.ok().map(|end| end.to_string());
+                connect.peer = peer.ok().map(|end| end.to_string());
+                connect.credentials =
+                    who.ok().map(|who| Credentials { pid: who.pid, uid: who.uid, gid: who.gid });
             }
             ConnectEvent::LayerStarted { layer } => {
                 self.since = now;
@@ -164,6 +168,10 @@ impl State {
             }
             ConnectEvent::LayerReady { handshake, .. } => {
                 self.end_layer(true, handshake, now);
+            }
+            ConnectEvent::LayerGivenUp { handshake, .. } => {
+                self.is_silent = diagnosis::is_silent(handshake);
+                self.end_layer(false, handshake, now);
             }
             ConnectEvent::LayerFailed { error, handshake, .. } => {
                 self.diagnosis = Some(diagnosis::of_layer(error, handshake));
@@ -188,10 +196,6 @@ impl State {
 
     /// Ends the step in which everything ended, and gives its name.
     fn end_step(&mut self, class: Class, now: Instant) -> String {
-        if self.layer.is_some() {
-            // Time was up: the layer itself has not failed.
-            self.end_layer(false, &Negotiated::default(), now);
-        }
         if let Some(failed) = self.findings.layers.last().filter(|layer| !layer.ok) {
             return failed.layer.clone();
         }

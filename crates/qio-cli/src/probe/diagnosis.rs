@@ -29,7 +29,12 @@ impl Diagnosis {
 }
 
 /// Why there is no transport, or time was up.
-pub(super) fn of_opening(error: &qio::Error, step: &str, limit: Duration) -> Diagnosis {
+pub(super) fn of_opening(
+    error: &qio::Error,
+    step: &str,
+    limit: Duration,
+    silent: bool,
+) -> Diagnosis {
     match error.class() {
         Class::Timeout => match step {
             "connect" => Diagnosis::new("timeout", format!("nobody answered within {limit:?}"))
@@ -40,13 +45,16 @@ pub(super) fn of_opening(error: &qio::Error, step: &str, limit: Duration) -> Dia
                 Diagnosis::new("timeout", format!("the name was not resolved within {limit:?}"))
                     .advice("the name server does not answer: see /etc/resolv.conf")
             }
-            layer => Diagnosis::new(
-                "timeout",
-                format!("connected, but {layer} got no whole answer within {limit:?}"),
-            )
-            .advice(
-                "the peer may speak another protocol and wait for us, or be too busy to accept",
-            ),
+            layer if silent => {
+                let what = format!("connected, but nothing came for {layer} within {limit:?}");
+                Diagnosis::new("timeout", what).advice(
+                    "the peer may wait for us to speak another protocol, or be too busy to accept",
+                )
+            }
+            layer => {
+                let what = format!("connected, but {layer} got half an answer within {limit:?}");
+                Diagnosis::new("timeout", what).advice("the peer, or the way to it, is stuck")
+            }
         },
         Class::Resolve => Diagnosis::new("name", "the name could not be resolved")
             .advice("check its spelling, and what the name server says: getent ahosts NAME"),
@@ -109,6 +117,15 @@ pub(super) fn of_layer(error: &io::Error, handshake: &Negotiated<'_>) -> Diagnos
         (Some(error), None) => Diagnosis::new("protocol", error.to_string()),
         (None, Some(handshake)) if is_tls(handshake.received()) => tls_instead(),
         (None, _) => of_io(error),
+    }
+}
+
+/// Whether nothing has come from the peer of a handshake, as far as that can be told.
+pub(super) fn is_silent(handshake: &Negotiated<'_>) -> bool {
+    match (super::tls(handshake), handshake.find::<ClientHandshake>()) {
+        (Some(tls), _) => tls.facts().version.is_none(),
+        (_, Some(ws)) => ws.received().is_empty(),
+        _ => true,
     }
 }
 

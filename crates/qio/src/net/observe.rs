@@ -19,8 +19,9 @@ pub struct ConnectObserver(Arc<dyn Fn(&ConnectEvent<'_>) + Send + Sync>);
 /// After [`Started`](Self::Started), and [`Prepared`](Self::Prepared) where there are layers, a TCP
 /// transport tells of its name and of each address; then comes [`Opened`](Self::Opened), and for
 /// each layer, from the innermost to the outermost,
-/// [`LayerStarted`](Self::LayerStarted) and one of [`LayerReady`](Self::LayerReady) and
-/// [`LayerFailed`](Self::LayerFailed). An attempt that fails, or is given up, ends anywhere.
+/// [`LayerStarted`](Self::LayerStarted) and one of [`LayerReady`](Self::LayerReady),
+/// [`LayerFailed`](Self::LayerFailed) and [`LayerGivenUp`](Self::LayerGivenUp). An attempt that fails,
+/// or is given up, ends anywhere.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectEvent<'a> {
@@ -71,6 +72,13 @@ pub enum ConnectEvent<'a> {
         /// Why.
         error: &'a io::Error,
         /// How far it came: what the peer has shown, whether it is to be believed or not.
+        handshake: Negotiated<'a>,
+    },
+    /// A layer is not waited for any longer: time is up, or whoever wanted it does not.
+    LayerGivenUp {
+        /// Which.
+        layer: &'a str,
+        /// How far it came.
         handshake: Negotiated<'a>,
     },
 }

@@ -110,6 +110,11 @@ pub(crate) trait Shake: Send {
 
     /// Adds what the next step waits for.
     fn watch(&mut self, set: &mut PollSet);
+
+    /// How far it has come.
+    fn handshake(&self) -> Negotiated<'_> {
+        Negotiated(None)
+    }
 }
 
 /// Who looks at a handshake that is over.
@@ -163,8 +168,7 @@ where
                 Ok(Arc::new(established.into_layer(self.kind)))
             }
             Err(error) => {
-                let handshake = self.handshaking.handshake();
-                look(Some(&error), Negotiated(handshake.map(|it| it as &dyn Any)));
+                look(Some(&error), self.handshake());
                 Err(error)
             }
         })
@@ -172,6 +176,10 @@ where
 
     fn watch(&mut self, set: &mut PollSet) {
         self.handshaking.watch(set);
+    }
+
+    fn handshake(&self) -> Negotiated<'_> {
+        Negotiated(self.handshaking.handshake().map(|it| it as &dyn Any))
     }
 }
 

@@ -195,6 +195,10 @@ fn tell_end(
 
 impl Drop for Climb {
     fn drop(&mut self) {
+        if let (State::Shaking(link), Some(observer)) = (&self.state, &self.observer) {
+            let (layer, handshake) = (&*self.stack.levels[self.level].name, link.handshake());
+            observer.tell(&ConnectEvent::LayerGivenUp { layer, handshake });
+        }
         if let State::Begin(below) = &self.state {
             // Nobody is left to be told.
             let _ = below.close();
