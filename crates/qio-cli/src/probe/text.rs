@@ -88,7 +88,10 @@ impl Page {
     }
 
     fn tls(&mut self, tls: &Tls, ok: bool) {
-        self.detail("server name", tls.sni.as_deref().unwrap_or("not sent: it is an address"));
+        self.detail(
+            "server name",
+            tls.sni.as_deref().unwrap_or("not sent: there is no name of a host"),
+        );
         if let Some(alpn) = &tls.alpn {
             self.detail("protocol", &format!("{alpn} (ALPN)"));
         }

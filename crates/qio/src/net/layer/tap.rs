@@ -33,8 +33,8 @@ const OPTIONS: &[OptionInfo] = &[
     OptionInfo::new(
         "file",
         Value::Text("FILE"),
-        "the recording, made anew, for its owner alone; all connections of this program that name \
-         the same file are in it, each with a number",
+        "the recording, made anew (a new file is for its owner alone); all connections of this \
+         program that name the same file are in it, each with a number",
     ),
     OptionInfo::new(
         "limit",
