@@ -26,8 +26,7 @@ use crate::exit::Failure;
   qio relay listen:tcp://127.0.0.1:8080 unix:/run/app.sock
   qio connect tcp://db.example:5432 < request > reply
 
-`qio help addresses` explains addresses, `qio COMMAND --help` a command with
-examples, `qio help exit-codes` what a status means."
+`qio help addresses` explains addresses, `qio COMMAND --help` shows examples."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -90,6 +89,41 @@ window. ^] leaves then (see --escape): a program on a terminal is hung up.")]
     qio listen --accept-timeout 60 tcp://0.0.0.0:7001 > backup.tar")]
     Listen(ListenArgs),
 
+    /// Open an address step by step, and show what was negotiated
+    #[command(after_help = "Examples:
+  Which certificate does the server show, and how long is it valid?
+    qio probe tls+tcp://host.example:443
+  Why can the WebSocket not be had?
+    qio probe wss://chat.example/room
+  Is a server there within two seconds, for a program?
+    qio probe --json --timeout 2s unix:/run/app.sock
+
+It connects, goes through every layer, prints what was found and leaves; nothing else is sent. What
+fails is shown as far as it came, with what it means and what helps. The status is that of `qio
+connect` (`qio help exit-codes`).
+
+--json prints one object; further names may be added:
+  address, ok, total_ms
+  prepare     null, or: ms (reading what the layers need from files)
+  resolve     null, or: ok, ms, addresses
+  connect     null, or: ok, ms, local, peer, credentials (Unix sockets: pid, uid, gid), failed (a
+              list of addresses that were called in vain: peer, ms, error)
+  layers      a list, the one next to the transport first: layer, ok, ms, and one of:
+    tls         version, suite, alpn, sni, resumed, trusted_by (system, authority, pin, nobody, or
+                null: not trusted), revocation_checked, client_certificate (not-asked, none,
+                shown), chain (as the peer sent it: subject, issuer, names, not_before, not_after,
+                days_left, key, signature, sha256)
+    websocket   request (target, host, origin, protocols, headers), status, reason, headers (name,
+                value), protocol, body (the beginning of that of a refusal)
+  error       null, or: step (prepare, resolve, connect, or a layer), kind, message, diagnosis,
+              advice
+Kinds: usage, name, refused, unreachable, not-found, permission, timeout, closed, other; of TLS:
+expired, not-yet-valid, name-mismatch, unknown-authority, self-signed, revoked,
+old-revocation-list, certificate, pin, denied, not-tls, version, incompatible, client-certificate,
+alpn, sni, alert, protocol; of WebSocket: http-status, not-http, tls (where plain text was
+expected), protocol.")]
+    Probe(ProbeArgs),
+
     /// Show the main job: data through a chain of relays and back
     #[command(after_help = "Examples:
   qio demo
@@ -99,9 +133,14 @@ window. ^] leaves then (see --escape): a program on a terminal is hung up.")]
 
     /// Show what a tap has recorded
     #[command(after_help = "Examples:
-  qio tap show recording
-  qio tap show --hex recording | less
-  ssh gateway cat /var/tmp/recording | qio tap show -")]
+  What goes through a relay is recorded in both forms, and shown:
+    qio relay 'listen:tap+tls+tap+tcp://:7443?file=plain&tap2.file=wire&self-signed' echo:
+    qio tap show plain
+    qio tap show --hex wire | less
+  The recording of another machine:
+    ssh gateway cat /var/tmp/recording | qio tap show -
+
+#N is the number of the connection in the recording.")]
     Tap {
         #[command(subcommand)]
         command: TapCommand,
@@ -215,6 +254,19 @@ pub(crate) struct ListenArgs {
     pub(crate) joining: JoiningArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// What to open
+    #[arg(value_parser = AddressParser)]
+    pub(crate) address: Address,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Give up after TIME
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use qio::error::{Class, plain};
 use qio::layer::tls::TlsError;
 use qio::layer::ws::WsError;
+use qio::layer::zstd::ZstdError;
 
 /// The statuses of the program, by class.
 ///
@@ -143,6 +144,9 @@ fn of_protocol(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             TlsError::Truncated | TlsError::Ended => None,
             _ => Some(6),
         };
+    }
+    if let Some(ZstdError::Invalid(_)) = cause.downcast_ref() {
+        return Some(7);
     }
     match cause.downcast_ref()? {
         WsError::Violation(_) | WsError::NotText => Some(7),

@@ -192,7 +192,7 @@ fn hint(name: &str, known: &[&str]) -> String {
 const NEAR: f64 = 0.75;
 
 /// Writes to standard output; a reader that left early is no failure.
-fn write(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn write(bytes: &[u8]) -> Result<(), Failure> {
     match io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::io("standard output", &error))
@@ -205,8 +205,8 @@ const LAYERS: &str = "
 Layers stand in front of the scheme, joined with +, the one nearest to the data first: in
 ws+tls+tcp://HOST:PORT, WebSocket goes through TLS, and that through TCP. ws://HOST[:PORT]/PATH is
 ws+tcp with port 80, wss://HOST[:PORT]/PATH is ws+tls+tcp with port 443. With listen: they play the
-server. A key is for the leftmost part that knows it; tls.KEY is for the layer tls, tls2.KEY for
-the second of two.
+server; throttle and tap concern this side alone, and the other side needs none. A key is for the
+leftmost part that knows it; tls.KEY is for the layer tls, tls2.KEY for the second of two.
 ";
 
 const GRAMMAR: &str = "\

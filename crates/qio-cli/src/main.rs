@@ -12,6 +12,7 @@ mod help;
 mod inherited;
 mod kept;
 mod keyboard;
+mod probe;
 mod relay;
 mod report;
 mod service;
@@ -42,7 +43,9 @@ fn main() -> ExitCode {
     };
     start_log();
     let service = Arc::new(Service::new(start.service));
-    match run(cli.command, Inherited::from(start.fds), service) {
+    let result = run(cli.command, Inherited::from(start.fds), service);
+    let recorded = tap::drain();
+    match result.and(recorded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
@@ -70,6 +73,7 @@ fn run(command: Command, inherited: Inherited, service: Arc<Service>) -> Result<
         Command::Completions { shell } => help::completions(shell),
         Command::Man => help::manual(),
         Command::Demo(args) => demo::run(&args),
+        Command::Probe(args) => probe::run(&args, inherited),
         Command::Tap { command } => tap::run(&command),
         Command::Relay(args) => in_loop(&attended, relay::run(args, inherited, service)),
         Command::Connect(args) => in_loop(&attended, terminal::connect(args, inherited, service)),

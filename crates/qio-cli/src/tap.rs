@@ -1,13 +1,49 @@
-//! `qio tap show`: what a tap has recorded, for people.
+//! What taps record: on its way to the disk, and for people (`qio tap show`).
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use qio::layer::tap::{Reader, TapError};
+use qio::layer::tap::{Reader, TapError, recordings};
+use qio::watch;
 
 use crate::args::TapCommand;
 use crate::exit::Failure;
+use crate::report::{counted, say};
+
+/// How long the end of the program waits for a disk, or for whoever reads a FIFO.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until everything is written that was recorded, and says what is missing.
+pub(crate) fn drain() -> Result<(), Failure> {
+    let until = Instant::now() + PATIENCE;
+    let mut result = Ok(());
+    for recording in recordings() {
+        let drained = match watch::run(recording.draining(), Some(until)) {
+            Ok(ControlFlow::Break(done)) => done,
+            Ok(ControlFlow::Continue(_)) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error),
+        };
+        let what = format!("record to {}", recording.path().display());
+        if let Err(error) = drained {
+            let failure = Failure::io(what, &error);
+            // The last one is said by whoever ends the program.
+            if let Err(Some(message)) = result.as_ref().map_err(Failure::message) {
+                say(message);
+            }
+            result = Err(failure);
+            continue;
+        }
+        let lost = recording.status().lost_records;
+        if lost > 0 {
+            let records = counted(lost, "record");
+            say(&format!("{what}: {records} left out, for which it was too slow (option limit)"));
+        }
+    }
+    result
+}
 
 pub(crate) fn run(command: &TapCommand) -> Result<(), Failure> {
     let TapCommand::Show { file, hex } = command;

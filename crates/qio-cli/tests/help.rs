@@ -10,8 +10,8 @@ use std::process::Command;
 
 use common::{is_installed, qio, run};
 
-const COMMANDS: [&str; 8] =
-    ["relay", "connect", "listen", "demo", "tap", "help", "completions", "man"];
+const COMMANDS: [&str; 9] =
+    ["relay", "connect", "listen", "probe", "demo", "tap", "help", "completions", "man"];
 
 fn help(args: &[&str]) -> String {
     let outcome = run(&mut qio(args), b"");
@@ -62,7 +62,7 @@ fn each_command_shows_three_examples() {
 
 #[test]
 fn the_addresses_of_examples_are_good_ones() {
-    for name in ["relay", "connect", "listen"] {
+    for name in ["relay", "connect", "listen", "probe"] {
         let text = help(&[name, "--help"]);
         let (_, examples) = text.split_once("\nExamples:\n").unwrap();
         let commands = examples.lines().filter(|line| line.contains("qio "));
@@ -70,7 +70,10 @@ fn the_addresses_of_examples_are_good_ones() {
         let addresses = words.filter(|word| {
             qio::net::schemes().iter().any(|scheme| {
                 let word = word.strip_prefix("listen:").unwrap_or(word);
-                word.strip_prefix(scheme.name).is_some_and(|rest| rest.starts_with(':'))
+                // In front of it there may be layers, or it may be a short word for them.
+                let word = word.rsplit_once('+').map_or(word, |(_, rest)| rest);
+                let short = ["ws:", "wss:"].iter().any(|short| word.starts_with(short));
+                short || word.strip_prefix(scheme.name).is_some_and(|rest| rest.starts_with(':'))
             })
         });
         let mut count = 0;
@@ -94,6 +97,20 @@ fn every_scheme_and_option_is_explained() {
         }
         for example in scheme.examples {
             assert!(one.contains(example.address), "{} of {}", example.address, scheme.name);
+        }
+    }
+    for layer in qio::net::layers() {
+        assert!(all.contains(&format!("\n{}+\n    {}", layer.name, layer.summary)));
+        let one = help(&["help", "addresses", layer.name]);
+        for option in layer.options {
+            assert!(all.contains(&format!("?{}", option.syntax())), "{}", option.name);
+            assert!(one.contains(option.help), "{} of {}", option.name, layer.name);
+        }
+        for example in layer.examples {
+            assert!(one.contains(example.address), "{} of {}", example.address, layer.name);
+            // A secret or a number stands where the example has a word.
+            let address = example.address.replace("SHA256", &"ab".repeat(32));
+            address.parse::<qio::Address>().unwrap_or_else(|error| panic!("{}", error.report()));
         }
     }
     // The way they are written in an address is understood, too.

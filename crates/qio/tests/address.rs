@@ -416,6 +416,10 @@ fn any_value(option: &'static OptionInfo) -> BoxedStrategy<Vec<u8>> {
             let unit = words(&["", "k", "K", "m", "M"]);
             (1..1000u32, unit).prop_map(|(number, unit)| format!("{number}{unit}")).boxed()
         }
+        Value::Rate => {
+            let unit = words(&["", "k", "K", "M", "G", "Ki", "Mi", "Gi"]);
+            (1..900u32, unit).prop_map(|(number, unit)| format!("{number}{unit}")).boxed()
+        }
         Value::FileMode => (0..=0o7777u32).prop_map(|mode| format!("{mode:o}")).boxed(),
         Value::SwitchOrMode => {
             let mode = (0..=0o7777u32).prop_map(|mode| format!("0{mode:o}"));
@@ -436,6 +440,9 @@ fn any_value(option: &'static OptionInfo) -> BoxedStrategy<Vec<u8>> {
             prop_oneof![any::<u32>().prop_map(|n| n.to_string()), Just("forever".to_owned())]
                 .boxed()
         }
+        Value::Text("SHA256") => "[0-9a-f]{64}".boxed(),
+        Value::Text("/PATH") => "/[a-z?]{0,9}".boxed(),
+        Value::Text("NAME: VALUE") => "[A-Z]{1,9}: ?[a-z]{0,9}".boxed(),
         Value::Text("NAME=VALUE") => {
             return ("[A-Z]{1,5}=", bytes_without_nul())
                 .prop_map(|(name, value)| [name.into_bytes(), value].concat())
@@ -448,6 +455,18 @@ fn any_value(option: &'static OptionInfo) -> BoxedStrategy<Vec<u8>> {
         other => panic!("what are values of {other:?}?"),
     };
     text.prop_map(String::into_bytes).boxed()
+}
+
+/// Some options of layers, by the name of the layer, which the address need not have.
+fn any_layer_options() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
+    let all: Vec<_> = net::layers()
+        .iter()
+        .flat_map(|layer| layer.options.iter().map(|option| (layer.name, option)))
+        .collect();
+    let option = proptest::sample::select(all).prop_flat_map(|(layer, option)| {
+        (Just(format!("{layer}.{}", option.name)), any_value(option))
+    });
+    proptest::collection::vec(option, 0..8)
 }
 
 /// Some of the options of the scheme with values that they take; an address with all of them need
@@ -520,8 +539,13 @@ fn any_target() -> impl Strategy<Value = Address> {
 
 /// Layers over transports with a host and without one, as they can be written.
 fn any_layers() -> impl Strategy<Value = String> {
-    let layers = proptest::collection::vec(Just("ws+"), 0..3).prop_map(|layers| layers.concat());
-    let below = proptest::sample::select(vec![
+    let mut outer = vec!["ws+", "ws+", "zstd+"];
+    outer.retain(|name| {
+        net::layers().iter().any(|layer| name.strip_suffix('+') == Some(layer.name))
+    });
+    let outer = proptest::sample::select(outer);
+    let layers = proptest::collection::vec(outer, 0..3).prop_map(|layers| layers.concat());
+    let mut below = vec![
         "ws://h",
         "ws://[::1]:8080",
         "ws+tcp://h:80",
@@ -537,8 +561,25 @@ fn any_layers() -> impl Strategy<Value = String> {
         "ws://h/%3Fa?ping=1s&pong-timeout=2s&text",
         "ws+unix:/x?ws.origin=https://h&header=A:%20b",
         "ws://h?user=u&password-file=/p&protocol=a&protocol=b&nodelay=off",
-    ]);
-    (layers, below).prop_map(|(layers, below)| format!("{layers}{below}"))
+        "throttle+tcp://h:80?rate=1M",
+        "throttle+null:?read-rate=5&write-rate=64Ki&burst=1k",
+        "throttle+exec:cat?throttle.write-rate=1",
+        "tap+unix:/x?file=/tmp/t",
+        "tap+ws+throttle+tcp://h:80?file=t&rate=1k",
+        "ws+tap+tcp://h:80/x?tap.file=%3Ft%26",
+        "tap+file:x?tap.file=t&write",
+        "zstd+tcp://h:7001?level=19&window=1k&max-window=4M",
+        "tls+tcp://h:443?cert=/c&key=/k",
+        "tls+tap+unix:@x?file=t&sni=h",
+        "tls+tls+exec:cat?verify=off&tls2.sni=h",
+    ];
+    below.retain(|text| {
+        let names =
+            text.split(':').next().unwrap().rsplit_once('+').map_or("", |(layers, _)| layers);
+        let known = |name: &str| net::layers().iter().any(|layer| layer.name == name);
+        names.split_terminator('+').all(known)
+    });
+    (layers, proptest::sample::select(below)).prop_map(|(layers, below)| format!("{layers}{below}"))
 }
 
 #[test]
@@ -575,9 +616,9 @@ fn layers_are_written_in_one_way() {
 fn any_address() -> impl Strategy<Value = Address> {
     let address = any_target().prop_flat_map(|address| {
         let options = any_options(address.scheme());
-        (Just(address), any::<bool>(), options)
+        (Just(address), any::<bool>(), options, any_layer_options())
     });
-    address.prop_map(|(address, listening, options)| {
+    address.prop_map(|(address, listening, options, of_layers)| {
         let listening = listening
             && address.scheme().can_listen()
             && (!address.has_layers() || makes_sense(&address.clone().listening()));
@@ -587,6 +628,10 @@ fn any_address() -> impl Strategy<Value = Address> {
             if makes_sense(&with_it) {
                 address = with_it;
             }
+        }
+        for (key, value) in of_layers {
+            let with_it = address.clone().with_option(&key, os(&value));
+            address = with_it.ok().filter(makes_sense).unwrap_or(address);
         }
         assert!(makes_sense(&address), "{address}");
         address
@@ -614,9 +659,15 @@ fn every_option_of_the_table_makes_sense_in_some_address_of_the_property_test() 
         .iter()
         .flat_map(|scheme| scheme.options.iter().map(|option| (scheme.name, option.name)))
         .collect();
+    let layers = net::layers().iter();
+    let mut of_layers: std::collections::BTreeSet<_> = layers
+        .flat_map(|layer| layer.options.iter().map(|option| (layer.name, option.name)))
+        // Written behind the host.
+        .filter(|option| *option != ("ws", "path"))
+        .collect();
     let addresses = any_address();
     for _ in 0..20_000 {
-        if missing.is_empty() {
+        if missing.is_empty() && of_layers.is_empty() {
             return;
         }
         let address = addresses.new_tree(&mut runner).unwrap().current();
@@ -625,8 +676,16 @@ fn every_option_of_the_table_makes_sense_in_some_address_of_the_property_test() 
             *scheme != address.scheme().name
                 || !["?", "&"].iter().any(|start| text.contains(&format!("{start}{option}=")))
         });
+        let names = text.strip_prefix("listen:").unwrap_or(&text).split(':').next().unwrap();
+        let names = names.replace("wss", "ws+tls");
+        of_layers.retain(|(layer, option)| {
+            let has_it = names.split('+').any(|name| name == *layer);
+            let starts = ["?", "&"].map(|start| format!("{start}{option}="));
+            let named = format!("{layer}.{option}=");
+            !has_it || !(starts.iter().any(|start| text.contains(start)) || text.contains(&named))
+        });
     }
-    panic!("never generated: {missing:?}");
+    panic!("never generated: {missing:?}, {of_layers:?}");
 }
 
 proptest! {

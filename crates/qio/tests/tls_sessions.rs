@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use qio::error::Class;
 use qio::layer::tls::{
     self, Authorization, ClientCertificates, ClientSettings, ClientTls, Facts, Identity, Pattern,
-    SelfSigned, ServerSettings, ServerTls, TlsError, Trust, Version,
+    SelfSigned, ServerSettings, ServerTls, TlsError, Trust, TrustedBy, Version,
 };
 use qio::layer::{Established, Layer};
 use qio::transport::Socket;
@@ -176,7 +176,14 @@ fn both_sides_know_what_was_agreed_on() {
         assert_eq!(names.collect::<Vec<_>>(), ["DNS:host.example", "IP:192.0.2.1"]);
         let fingerprint = identity(&world.server).certificate().unwrap().fingerprint;
         assert_eq!(client.peer_fingerprint(), Some(fingerprint));
-        assert_eq!(client.server_name, None);
+        assert_eq!(client.server_name.as_deref(), Some("host.example"));
+        assert!(client.is_asked_for_certificate && client.shows_certificate);
+        for facts in [&client, &server] {
+            assert_eq!(
+                (facts.trusted_by, facts.knows_revoked),
+                (Some(TrustedBy::Authority), false)
+            );
+        }
         assert_eq!(server.peer_subject(), Some("O=Example,CN=alice"));
         assert_eq!(server.server_name.as_deref(), Some("host.example"));
     });

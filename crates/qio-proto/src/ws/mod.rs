@@ -15,7 +15,7 @@ use core::time::Duration;
 pub use error::{Close, Violation, WsError, status};
 pub use handshake::{
     Answer, BasicAuth, ClientHandshake, ClientOptions, HandshakeError, Origins, Refusal, Request,
-    ServerHandshake, ServerOptions,
+    Response, ServerHandshake, ServerOptions,
 };
 
 use crate::engine::{Engine, Frame, MAX_FRAME_HEADER, Progress, Time};

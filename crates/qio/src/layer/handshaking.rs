@@ -54,15 +54,16 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
         }
     }
 
+    /// How far it has come; `None` once it is over and was handed out.
+    pub fn handshake(&self) -> Option<&H> {
+        self.parts.as_ref().map(|(_, handshake)| handshake)
+    }
+
     fn try_step(&mut self) -> io::Result<bool> {
         let Some((below, handshake)) = &mut self.parts else {
             return Err(io::Error::other("the handshake is over"));
         };
-        if below.features().contains(Features::MESSAGES) {
-            let text =
-                format!("{}: a protocol over a stream cannot go over messages", below.name());
-            return Err(io::Error::new(ErrorKind::Unsupported, text));
-        }
+        refuse_messages(below)?;
         loop {
             let mut blocked = None;
             while handshake.wants_wire() || !self.outbound.is_empty() {
@@ -192,6 +193,15 @@ where
     {
         Layer::with_rest(kind, self.below, self.handshake.into_engine(), &self.rest)
     }
+}
+
+/// Refuses a channel that keeps messages apart, for a layer that does not.
+pub(crate) fn refuse_messages(below: &dyn Channel) -> io::Result<()> {
+    if below.features().contains(Features::MESSAGES) {
+        let text = format!("{}: a layer over a stream cannot go over messages", below.name());
+        return Err(io::Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
 }
 
 impl<C: Channel, H> fmt::Debug for Handshaking<C, H> {

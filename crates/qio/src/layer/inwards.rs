@@ -133,12 +133,13 @@ impl Inwards {
                 engine.inbound_bytes()
             };
             // What is wrong is told by the next read.
-            if !looks || self.fill(below, engine, size).is_err() {
-                return match self.state {
-                    State::Open => Outlook::Wire,
-                    _ => Outlook::Plain,
-                };
+            if looks && self.fill(below, engine, size).is_ok() {
+                continue;
             }
+            return match self.state {
+                State::Open => Outlook::Wire,
+                _ => Outlook::Plain,
+            };
         }
     }
 

@@ -22,6 +22,7 @@ pub mod ws;
 pub mod zstd;
 
 pub use framed::{Framed, Framing, LONGEST_FRAME_BYTES};
+pub(crate) use handshaking::refuse_messages;
 pub use handshaking::{Established, Handshaking};
 pub use outwards::NotSent;
 pub use pump::Layer;

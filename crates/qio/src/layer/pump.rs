@@ -271,6 +271,10 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         if self.is_closed() {
             return Err(ErrorKind::NotConnected.into());
         }
+        if !self.below.features().contains(Features::WRITE) {
+            // There is no way for a farewell.
+            return self.below.finish();
+        }
         self.outwards(|outwards| outwards.finish(&self.below, &self.engine))
     }
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 use qio_proto::ws::KeySource;
 pub use qio_proto::ws::{
     Answer, BasicAuth, ClientHandshake, ClientOptions, Close, HandshakeError, Origins, Refusal,
-    Request, ServerHandshake, ServerOptions, Violation, WebSocket, WsError, WsOptions, status,
+    Request, Response, ServerHandshake, ServerOptions, Violation, WebSocket, WsError, WsOptions,
+    status,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 

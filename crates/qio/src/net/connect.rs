@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::address::{Address, Refusal, Role};
 use super::cancel::Cancel;
 use super::layer::{Climb, Stack};
+use super::observe::{ConnectEvent, ConnectObserver};
 use super::options::{ConnectOptions, Inherited};
 use super::reconnect::{Backoff, Retry, may_pass};
 use crate::channel::Channel;
@@ -66,6 +67,8 @@ pub struct Connect {
     limit: Option<Duration>,
     deadline: Option<Instant>,
     cancel: Option<Cancel>,
+    /// Of an address without layers, whose steps know nothing of it.
+    observer: Option<ConnectObserver>,
     again: Option<Box<Again>>,
 }
 
@@ -116,6 +119,11 @@ impl Request<'_> {
         self.deadline
     }
 
+    /// Who is told how it goes on.
+    pub(crate) fn observer(&self) -> Option<&ConnectObserver> {
+        self.options.observer.as_ref()
+    }
+
     /// Where inherited descriptors are.
     pub(crate) fn inherited(&self) -> Option<&Inherited> {
         self.options.inherited.as_ref()
@@ -132,7 +140,8 @@ impl Connect {
         let (deadline, limit) = deadline(options.timeout, overall, Instant::now());
         let state = start(address, &Request { address: &text, options, deadline });
         let cancel = options.cancel.clone();
-        Self { address: text, state, limit, deadline, cancel, again }
+        let observer = options.observer.clone().filter(|_| !address.has_layers());
+        Self { address: text, state, limit, deadline, cancel, observer, again }
     }
 
     /// How the last attempt failed, while there is a pause before the next one: for whoever shows
@@ -231,6 +240,9 @@ fn deadline(
 
 /// Starts an attempt.
 fn start(address: &Address, request: &Request<'_>) -> State {
+    if let Some(observer) = request.observer() {
+        observer.tell(&ConnectEvent::Started);
+    }
     let opening = match address.role() {
         Role::Connect => address.check(),
         Role::Listen => Err(Refusal::new("this is an address to listen on")),
@@ -251,12 +263,16 @@ fn start(address: &Address, request: &Request<'_>) -> State {
 fn open(address: &Address, request: &Request<'_>) -> Result<Opening> {
     // Before anything is connected: what they need may not be there.
     let stack = request.options.prepared.of(address, request.address)?;
+    if let (Some(_), Some(observer)) = (&stack, request.observer()) {
+        observer.tell(&ConnectEvent::Prepared);
+    }
     let transport = (address.scheme().connect)(address, request)?;
     Ok(match stack {
         None => transport,
         Some(stack) => Opening::Steps(Box::new(Layered {
             stack,
             address: request.address.to_owned(),
+            observer: request.observer().cloned(),
             state: Stage::Transport(transport),
         })),
     })
@@ -266,6 +282,7 @@ fn open(address: &Address, request: &Request<'_>) -> Result<Opening> {
 struct Layered {
     stack: Arc<Stack>,
     address: String,
+    observer: Option<ConnectObserver>,
     state: Stage,
 }
 
@@ -286,7 +303,12 @@ impl Steps for Layered {
                     other => return other,
                 },
             };
-            let climb = self.stack.climb(channel, "connect", self.address.clone());
+            channel.base().set_name(self.address.clone());
+            if let Some(observer) = &self.observer {
+                observer.tell(&ConnectEvent::Opened { channel: &*channel });
+            }
+            let (address, observer) = (self.address.clone(), self.observer.clone());
+            let climb = self.stack.climb(channel, "connect", address, observer);
             self.state = Stage::Layers(climb);
         }
         match &mut self.state {
@@ -335,6 +357,9 @@ impl Steps for Connect {
             self.state = State::Over(None);
             if let Ok(channel) = result {
                 channel.base().set_name(self.address.clone());
+                if let Some(observer) = &self.observer {
+                    observer.tell(&ConnectEvent::Opened { channel: &**channel });
+                }
             }
         }
         result

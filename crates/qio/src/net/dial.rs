@@ -19,6 +19,7 @@ use rustix::net::AddressFamily;
 
 use super::call::Call;
 use super::connect::OpeningSteps;
+use super::observe::{ConnectEvent, ConnectObserver};
 use super::resolver::{Lookup, Resolve};
 use super::socket_setup::is_failed_option;
 use super::tcp_socket::TcpSocket;
@@ -55,6 +56,7 @@ pub(crate) struct Dial {
     /// How many addresses were tried.
     tried: usize,
     failures: Vec<Failure>,
+    observer: Option<ConnectObserver>,
 }
 
 /// The local end to connect from.
@@ -106,6 +108,19 @@ impl Dial {
             next: None,
             tried: 0,
             failures: Vec::new(),
+            observer: None,
+        }
+    }
+
+    /// Has somebody told how it goes on.
+    pub(crate) fn observed_by(mut self, observer: Option<&ConnectObserver>) -> Self {
+        self.observer = observer.cloned();
+        self
+    }
+
+    fn tell(&self, event: &ConnectEvent<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.tell(event);
         }
     }
 
@@ -122,6 +137,8 @@ impl Dial {
             self.resolving = None;
             self.waiting = interleaved(found);
             self.waiting.retain(|peer| self.local.has(*peer));
+            self.waiting.make_contiguous();
+            self.tell(&ConnectEvent::Resolved { addresses: self.waiting.as_slices().0 });
             if self.waiting.is_empty() {
                 let text = NO_FAMILY;
                 let error = Error::new(Class::Open, "connect", &self.address).because(text);
@@ -175,6 +192,7 @@ impl Dial {
 
     fn fail(&mut self, number: usize, peer: SocketAddr, cause: io::Error) {
         event!(debug, address = %self.address, %peer, error = %cause, "no connection");
+        self.tell(&ConnectEvent::NotReached { peer, error: &cause });
         self.failures.push(Failure { number, peer, cause });
         self.next = None;
     }
@@ -248,6 +266,7 @@ impl Steps for Dial {
             }
             let Some(peer) = self.waiting.pop_front() else { continue };
             event!(debug, address = %self.address, %peer, "connecting");
+            self.tell(&ConnectEvent::Calling { peer });
             match self.start(peer, now) {
                 Ok(()) => self.tried += 1,
                 Err(error) if is_scarcity(&error) && !self.attempts.is_empty() => {

@@ -13,6 +13,7 @@ mod handshake;
 mod inet;
 mod layer;
 mod listener;
+mod observe;
 mod options;
 mod pending;
 mod port_owner;
@@ -27,13 +28,14 @@ mod tuning;
 mod udp_peers;
 
 pub use accepting::Accepting;
-pub use address::{Address, BadValue, Value, parse_duration, parse_size};
+pub use address::{Address, BadValue, Value, parse_duration, parse_rate, parse_size};
 pub use admit::{Admit, Network, Peer, Verdict};
 pub use cancel::Cancel;
 pub use connect::{Connect, connect};
 pub use handshake::{Handshake, Handshakes};
 pub use layer::{Layer, layers};
 pub use listener::{Accepted, Listener, is_descriptor_limit, listen};
+pub use observe::{ConnectEvent, ConnectObserver, Negotiated};
 pub use options::{
     ConnectOptions, DEFAULT_PENDING, DEFAULT_TIMEOUT, Inherited, ListenEvent, ListenOptions,
     Observer,

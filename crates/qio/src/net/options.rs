@@ -10,6 +10,7 @@ use super::address::Address;
 use super::admit::{Admit, Peer};
 use super::cancel::Cancel;
 use super::layer::Prepared;
+use super::observe::{ConnectEvent, ConnectObserver};
 use super::reconnect::Retry;
 use super::scheme::fd;
 use crate::error::{Error, Result};
@@ -46,6 +47,8 @@ pub struct ConnectOptions {
     pub inherited: Option<Inherited>,
     /// How another thread gives the attempt up.
     pub cancel: Option<Cancel>,
+    /// Who is told how the opening goes on.
+    pub observer: Option<ConnectObserver>,
     /// What layers have read from files.
     pub(super) prepared: Prepared,
 }
@@ -142,6 +145,7 @@ impl ConnectOptions {
             retry: None,
             inherited: None,
             cancel: None,
+            observer: None,
             prepared: Prepared::default(),
         }
     }
@@ -171,6 +175,30 @@ impl ConnectOptions {
     #[must_use]
     pub fn cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = Some(cancel);
+        self
+    }
+
+    /// Sets who is told how the opening goes on: addresses, the transport, and each layer with what
+    /// its handshake has brought.
+    ///
+    /// Runs on the thread that makes the steps: it must not wait.
+    ///
+    /// ```
+    /// use qio::net::{self, ConnectEvent, ConnectOptions};
+    ///
+    /// # fn main() -> qio::Result<()> {
+    /// let options = ConnectOptions::new().observe(|event| match event {
+    ///     ConnectEvent::Calling { peer } => println!("calling {peer}"),
+    ///     ConnectEvent::LayerStarted { layer } => println!("{layer} handshake"),
+    ///     _ => {}
+    /// });
+    /// # net::connect(&qio::Address::null(), &options)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn observe(mut self, observer: impl Fn(&ConnectEvent<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Some(ConnectObserver::new(observer));
         self
     }
 

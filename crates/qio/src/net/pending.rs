@@ -182,7 +182,7 @@ impl Pool {
             let begun = in_mode(&*client.channel, Mode::NonBlocking).and_then(|()| match stack {
                 Some(stack) => {
                     let below = Arc::clone(&client.channel);
-                    let climb = stack.climb(below, "handshake with", client.peer.clone());
+                    let climb = stack.climb(below, "handshake with", client.peer.clone(), None);
                     Ok(Some(Box::new(climb) as Handshake))
                 }
                 None => begin(&client),

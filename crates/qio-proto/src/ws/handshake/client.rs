@@ -44,6 +44,23 @@ pub struct Answer {
     pub protocol: Option<String>,
 }
 
+/// What a server has answered, as HTTP: whatever the answer is.
+///
+/// All of it comes from the peer; there may be any character but line breaks in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Response {
+    /// The status: 101 is the one that is hoped for.
+    pub status: u16,
+    /// What the server calls it.
+    pub reason: String,
+    /// The header fields, in their order.
+    pub fields: Vec<(String, String)>,
+    /// The beginning of what came along behind the header of a refusal: at most 512 bytes, for a
+    /// look.
+    pub body: Vec<u8>,
+}
+
 /// The handshake of a client: sends a request, and waits for the answer.
 pub struct ClientHandshake {
     options: ClientOptions,
@@ -52,6 +69,9 @@ pub struct ClientHandshake {
     request: Vec<u8>,
     end: HeaderEnd,
     answer: Option<Answer>,
+    response: Option<Response>,
+    /// The beginning of what came, for a look.
+    received: Vec<u8>,
 }
 
 impl ClientHandshake {
@@ -72,7 +92,16 @@ impl ClientHandshake {
         let key = BASE64_STANDARD.encode(nonce);
         let request = options.request(&key).into_bytes();
         let expected = accept_key(&key);
-        Ok(Self { options, keys, expected, request, end: HeaderEnd::default(), answer: None })
+        Ok(Self {
+            options,
+            keys,
+            expected,
+            request,
+            end: HeaderEnd::default(),
+            answer: None,
+            response: None,
+            received: Vec::new(),
+        })
     }
 
     /// What the server agreed to, once it has.
@@ -80,13 +109,40 @@ impl ClientHandshake {
         self.answer.as_ref()
     }
 
-    fn check(&self, header: &[u8]) -> Result<Answer, HandshakeError> {
+    /// What is asked for.
+    pub fn options(&self) -> &ClientOptions {
+        &self.options
+    }
+
+    /// What the server has answered, once that has come, also when it is a refusal.
+    pub fn response(&self) -> Option<&Response> {
+        self.response.as_ref()
+    }
+
+    /// The beginning of what the server has sent, whatever it is: at most 512 bytes.
+    pub fn received(&self) -> &[u8] {
+        &self.received
+    }
+
+    fn check(&mut self, header: &[u8], rest: &[u8]) -> Result<Answer, HandshakeError> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut fields);
         match parsed.parse(header) {
             Ok(httparse::Status::Complete(_)) => {}
-            _ => return Err(HandshakeError::Malformed("this is no HTTP answer")),
+            _ => return Err(HandshakeError::Malformed(NO_HTTP)),
         }
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let status = parsed.code.unwrap_or(0);
+        self.response = Some(Response {
+            status,
+            reason: parsed.reason.unwrap_or_default().to_owned(),
+            fields: parsed
+                .headers
+                .iter()
+                .map(|field| (field.name.to_owned(), text(field.value)))
+                .collect(),
+            body: if status == 101 { Vec::new() } else { start_of(rest).to_vec() },
+        });
         if parsed.code != Some(101) {
             let reason = parsed.reason.unwrap_or_default().to_owned();
             return Err(HandshakeError::Status { code: parsed.code.unwrap_or(0), reason });
@@ -191,13 +247,22 @@ impl Handshake for ClientHandshake {
         if self.is_done() {
             return Ok(0);
         }
+        if self.received.len() < LOOK_BYTES {
+            self.received.clear();
+            self.received.extend_from_slice(start_of(wire));
+        }
+        // Whoever speaks something else may never send the end of a header.
+        let start = &wire[..wire.len().min(HTTP.len())];
+        if !HTTP.starts_with(start) {
+            return Err(HandshakeError::Malformed(NO_HTTP));
+        }
         let limit_bytes = self.options.limit_bytes;
         let end = match self.end.find(wire) {
             Some(end) if end <= limit_bytes => end,
             None if wire.len() < limit_bytes => return Ok(0),
             _ => return Err(HandshakeError::TooLong { limit_bytes }),
         };
-        self.answer = Some(self.check(&wire[..end])?);
+        self.answer = Some(self.check(&wire[..end], &wire[end..])?);
         Ok(end)
     }
 
@@ -239,6 +304,18 @@ impl fmt::Debug for ClientHandshake {
             .finish_non_exhaustive()
     }
 }
+
+fn start_of(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(LOOK_BYTES)]
+}
+
+/// How much is kept for a look.
+const LOOK_BYTES: usize = 512;
+
+/// What every answer begins with: RFC 9112, section 4.
+const HTTP: &[u8] = b"HTTP/";
+
+const NO_HTTP: &str = "this is no HTTP answer";
 
 /// What a token has besides letters and digits: RFC 9110, section 5.6.2.
 const TOKEN: &[u8] = b"!#$%&'*+-.^_`|~";

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha1::{Digest, Sha1};
 
-pub use client::{Answer, ClientHandshake, ClientOptions};
+pub use client::{Answer, ClientHandshake, ClientOptions, Response};
 pub use server::{Origins, Refusal, Request, ServerHandshake, ServerOptions};
 
 /// Why there is no WebSocket.

@@ -239,7 +239,23 @@ fn a_client_takes_no_answer_that_is_not_one() {
         error.to_string(),
         "websocket handshake: the server answered 405 \"Method Not Allowed\""
     );
-    let mut endless = vec![b'x'; 4096];
+    let mut refused = b"HTTP/1.1 404 Gone\r\nX-Y: z\r\n\r\nnot here".to_vec();
+    let mut asking = client(options.clone());
+    asking.handle_wire(&mut refused).unwrap_err();
+    let response = asking.response().unwrap();
+    assert_eq!(
+        (response.status, &*response.reason, &*response.body),
+        (404, "Gone", &b"not here"[..])
+    );
+    assert_eq!(response.fields, [("X-Y".into(), "z".into())]);
+    assert_eq!(asking.received(), refused);
+    // Whoever speaks something else is found out by the first byte of it.
+    for (start, is_http) in [(&b"S"[..], false), (b"HTTP", true), (b"HTTPS", false)] {
+        let result = client(options.clone()).handle_wire(&mut start.to_vec());
+        assert_eq!(result.is_ok(), is_http, "{start:?}");
+    }
+    let mut endless = b"HTTP/1.1 101 ".to_vec();
+    endless.resize(4096, b'x');
     let error = client(options.clone()).handle_wire(&mut endless).unwrap_err();
     assert_eq!(error, HandshakeError::TooLong { limit_bytes: 4096 });
     assert_eq!(client(options).handle_end(), HandshakeError::Truncated);

@@ -29,6 +29,7 @@
 //!
 //! Other kinds may come with later versions of the same number, and are stepped over.
 
+mod file;
 mod format;
 mod recorder;
 mod show;
@@ -42,6 +43,7 @@ use crate::interest::Interest;
 use crate::interest::Readiness;
 use crate::watch::PollSet;
 
+pub use file::{Recording, recordings};
 pub use format::{Entry, MAX_RECORD_BYTES, Reader, Record, TapError, VERSION};
 pub use recorder::{Draining, Recorder, RecorderOptions, Status};
 pub use show::Shown;

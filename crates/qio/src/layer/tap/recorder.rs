@@ -58,11 +58,12 @@ pub struct Draining {
 
 struct Inner {
     shared: Arc<Shared>,
-    _thread: Task<()>,
+    /// Of the first of several who share it.
+    _thread: Option<Task<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     state: Mutex<State>,
     /// There is something for the thread to do.
     work: Condvar,
@@ -80,8 +81,10 @@ struct State {
     /// Left out since the thread took what waited.
     gap: (u64, u64),
     streams: u32,
-    /// Nobody records any more.
-    ended: bool,
+    /// How many record; without any, the thread writes what is left and ends.
+    users: usize,
+    /// The thread has ended.
+    gone: bool,
     status: Status,
     failed: Option<io::ErrorKind>,
 }
@@ -93,7 +96,7 @@ impl Recorder {
     ///
     /// What starting a thread reports.
     pub fn new(sink: impl Write + Send + 'static, options: RecorderOptions) -> io::Result<Self> {
-        let mut state = State::default();
+        let mut state = State { users: 1, ..State::default() };
         format::encode_file_header(&mut state.waiting, SystemTime::now());
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -104,7 +107,22 @@ impl Recorder {
         });
         let worker = Arc::clone(&shared);
         let thread = Task::spawn("qio-tap", move || worker.write_to(sink))?;
-        Ok(Self { inner: Arc::new(Inner { shared, _thread: thread }) })
+        Ok(Self { inner: Arc::new(Inner { shared, _thread: Some(thread) }) })
+    }
+
+    /// Joins a recording that goes on; `None` when it has ended.
+    pub(super) fn joining(shared: &Arc<Shared>) -> Option<Self> {
+        let mut state = shared.lock();
+        if state.gone {
+            return None;
+        }
+        state.users += 1;
+        drop(state);
+        Some(Self { inner: Arc::new(Inner { shared: Arc::clone(shared), _thread: None }) })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
     }
 
     /// Waits until everything is written that was recorded so far.
@@ -117,12 +135,12 @@ impl Recorder {
     /// # }
     /// ```
     pub fn draining(&self) -> Draining {
-        Draining { shared: Arc::clone(&self.inner.shared) }
+        Draining::of(&self.inner.shared)
     }
 
     /// How the recording stands.
     pub fn status(&self) -> Status {
-        self.inner.shared.lock().status.clone()
+        self.inner.shared.status()
     }
 
     /// The number of a new channel.
@@ -196,7 +214,22 @@ impl Default for RecorderOptions {
     }
 }
 
+impl Draining {
+    pub(super) fn of(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared) }
+    }
+}
+
 impl Shared {
+    pub(super) fn status(&self) -> Status {
+        self.lock().status.clone()
+    }
+
+    /// Whether nothing is written any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -232,7 +265,8 @@ impl Shared {
             }
             if state.waiting.is_empty() {
                 self.drained.raise();
-                if state.ended {
+                if state.users == 0 {
+                    state.gone = true;
                     return;
                 }
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -250,6 +284,7 @@ impl Shared {
                 state.failed = Some(error.kind());
                 state.status.stopped = Some(error.to_string());
                 state.waiting = Vec::new();
+                state.gone = true;
                 self.drained.raise();
                 return;
             }
@@ -286,7 +321,7 @@ impl Steps for Draining {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shared.lock().ended = true;
+        self.shared.lock().users -= 1;
         self.shared.work.notify_one();
     }
 }

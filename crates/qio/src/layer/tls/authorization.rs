@@ -215,6 +215,8 @@ mod tests {
             names: names.to_vec(),
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,
+            key: String::new(),
+            signature: String::new(),
             fingerprint: [0; 32].into(),
         }
     }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::asn1_rs::oid;
+use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::extensions::GeneralName;
-use x509_parser::objects::{oid_registry, oid2abbrev};
-use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use x509_parser::objects::{oid_registry, oid2abbrev, oid2sn};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate, X509Name};
+use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 
 use super::Fingerprint;
@@ -30,6 +31,10 @@ pub struct Certificate {
     pub not_before: SystemTime,
     /// The last moment at which it is valid.
     pub not_after: SystemTime,
+    /// The kind of its key, and the size: `RSA 2048`, `ECDSA P-256`, `Ed25519`.
+    pub key: String,
+    /// How it was signed: `sha256WithRSAEncryption`, `ecdsa-with-SHA256`.
+    pub signature: String,
     /// Its SHA-256 digest.
     pub fingerprint: Fingerprint,
 }
@@ -66,6 +71,8 @@ impl Certificate {
             names,
             not_before: moment(parsed.validity().not_before),
             not_after: moment(parsed.validity().not_after),
+            key: key(parsed.public_key()),
+            signature: short_name(&parsed.signature_algorithm.algorithm),
             fingerprint: Fingerprint::of(der),
         })
     }
@@ -104,6 +111,37 @@ pub(super) fn day(time: SystemTime) -> String {
             format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
         }
         Err(_) => format!("{seconds} s after 1970"),
+    }
+}
+
+/// The kind and size of a key.
+fn key(key: &SubjectPublicKeyInfo<'_>) -> String {
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
+        Ok(PublicKey::EC(point)) => {
+            let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+            match curve.map(|curve| curve.to_id_string()).as_deref() {
+                // RFC 5480, section 2.1.1.1.
+                Some("1.2.840.10045.3.1.7") => "ECDSA P-256".to_owned(),
+                Some("1.3.132.0.34") => "ECDSA P-384".to_owned(),
+                Some("1.3.132.0.35") => "ECDSA P-521".to_owned(),
+                _ => format!("ECDSA {}", point.key_size()),
+            }
+        }
+        _ => match key.algorithm.algorithm.to_id_string().as_str() {
+            // RFC 8410, section 3.
+            "1.3.101.112" => "Ed25519".to_owned(),
+            "1.3.101.113" => "Ed448".to_owned(),
+            _ => short_name(&key.algorithm.algorithm),
+        },
+    }
+}
+
+/// An algorithm as the registry calls it, else by its number.
+fn short_name(oid: &Oid<'_>) -> String {
+    match oid.to_id_string().as_str() {
+        "1.3.101.112" => "Ed25519".to_owned(),
+        number => oid2sn(oid, oid_registry()).map_or_else(|_| number.to_owned(), str::to_owned),
     }
 }
 
@@ -226,6 +264,8 @@ mod tests {
         assert_eq!(certificate.issuer, certificate.subject);
         let names: Vec<_> = certificate.names.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["DNS:host.example", "IP:192.0.2.7"]);
+        assert_eq!(certificate.key, "ECDSA P-256");
+        assert_eq!(certificate.signature, "ecdsa-with-SHA256");
     }
 
     #[test]

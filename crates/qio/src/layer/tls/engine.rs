@@ -14,6 +14,7 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
 
 use super::identity::take_asked_name;
+use super::notes::{self, Notes};
 use super::{Certificate, Facts, TlsError};
 
 /// One side of a TLS connection: the handshake first, and the engine after it.
@@ -41,6 +42,7 @@ pub struct Tls<S: Side> {
     failed: Option<TlsError>,
     /// The name that the client asked for.
     asked_name: Option<String>,
+    notes: Box<Notes>,
 }
 
 /// The client's side.
@@ -108,7 +110,12 @@ impl Tls<Client> {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, rustls::Error> {
+        let sent = match &name {
+            ServerName::DnsName(name) if config.enable_sni => Some(name.as_ref().to_owned()),
+            _ => None,
+        };
         let mut tls = Self::new(UnbufferedClientConnection::new(config, name)?);
+        tls.asked_name = sent;
         // The first message wants to go out.
         tls.advance(&mut [], &mut [])
             .map_err(|_| rustls::Error::General("the first message cannot be made".into()))?;
@@ -136,18 +143,25 @@ impl<S: Side> Tls<S> {
             finished: false,
             failed: None,
             asked_name: None,
+            notes: Box::default(),
         }
     }
 
-    /// What was agreed on; complete once the handshake is over.
+    /// What was agreed on; complete once the handshake is over. Of one that has failed: how far it
+    /// came.
     pub fn facts(&self) -> Facts {
-        let certificates = self.connection.peer_certificates().unwrap_or_default();
+        let notes = &self.notes;
+        let certificates = self.connection.peer_certificates().unwrap_or(&notes.refused);
         Facts {
             version: self.connection.protocol_version(),
             suite: self.connection.negotiated_cipher_suite(),
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
             peer_certificates: certificates.to_vec(),
             peer: certificates.first().and_then(Certificate::parse),
+            trusted_by: notes.trusted_by,
+            knows_revoked: notes.knows_revoked,
+            is_asked_for_certificate: notes.is_asked,
+            shows_certificate: notes.shows,
             server_name: self.asked_name.clone(),
             resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
@@ -490,11 +504,12 @@ impl<S: Side> Handshake for Tls<S> {
             }
         }
         // Forget what another connection left behind.
-        drop(take_asked_name());
+        drop((take_asked_name(), notes::take()));
         let result = self.advance(wire, &mut []);
         if let Some(name) = take_asked_name() {
             self.asked_name = Some(name);
         }
+        self.notes.add(notes::take());
         let consumed = result?.consumed;
         if self.done {
             // rustls may have looked at more than it has consumed.

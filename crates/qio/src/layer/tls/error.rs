@@ -65,6 +65,9 @@ impl TlsError {
                 | Certificate::NotValidYetContext { .. } => {
                     "the certificate must be renewed, or a clock is wrong"
                 }
+                error if is_authority(error) => {
+                    "the server needs another one, or this one is pinned by its fingerprint"
+                }
                 _ => return None,
             },
             Self::Protocol(rustls::Error::NoCertificatesPresented) => {
@@ -159,8 +162,17 @@ fn write_certificate_error(error: &CertificateError, out: &mut fmt::Formatter<'_
                 }
             }
         }
+        error if is_authority(error) => {
+            out.write_str("the peer's certificate is that of an authority, and cannot be its own")
+        }
         error => write!(out, "the peer's certificate is not accepted: {error}"),
     }
+}
+
+/// Whether the peer shows the certificate of an authority as its own, which rustls has no word of its
+/// own for.
+fn is_authority(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity"))
 }
 
 /// `DnsName("localhost")` of webpki as `localhost`.

@@ -15,15 +15,42 @@ pub struct Facts {
     pub suite: Option<SupportedCipherSuite>,
     /// The application's protocol (ALPN, RFC 7301).
     pub alpn: Option<Vec<u8>>,
-    /// The peer's certificate, and those that lead to its root, as they were sent.
+    /// The peer's certificate, and those that lead to its root, as they were sent. After a
+    /// handshake that has failed because of them, those that were refused: nothing they say is
+    /// known to be true.
     pub peer_certificates: Vec<CertificateDer<'static>>,
     /// What the first of them says.
     pub peer: Option<Certificate>,
-    /// The name that the client asked for (SNI): known to a server whose configuration comes from
-    /// [`ServerSettings`](super::ServerSettings).
+    /// Why the peer's certificate was accepted; `None` while it was not, where there is none, and
+    /// in a session that goes on. Known where the configuration comes from
+    /// [`ClientSettings`](super::ClientSettings) or [`ServerSettings`](super::ServerSettings).
+    pub trusted_by: Option<TrustedBy>,
+    /// Whether lists of revoked certificates were looked at.
+    pub knows_revoked: bool,
+    /// Whether the server has asked for a certificate of ours. Known to a client whose
+    /// configuration comes from [`ClientSettings`](super::ClientSettings).
+    pub is_asked_for_certificate: bool,
+    /// Whether it was shown one.
+    pub shows_certificate: bool,
+    /// The name that the client asked for (SNI): known to clients, and to a server whose
+    /// configuration comes from [`ServerSettings`](super::ServerSettings).
     pub server_name: Option<String>,
     /// Whether an earlier session goes on.
     pub resumed: bool,
+}
+
+/// Why a certificate was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TrustedBy {
+    /// An authority that the system trusts has signed it.
+    System,
+    /// An authority that was named has signed it.
+    Authority,
+    /// It is pinned.
+    Pin,
+    /// Nothing was verified: [`Trust::Anybody`](super::Trust::Anybody).
+    Nobody,
 }
 
 impl Facts {

@@ -14,6 +14,7 @@ use rustls::{Error as RustlsError, InconsistentKeys, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Certificate;
+use super::notes::note;
 use super::pem::Source;
 use crate::error::Result;
 
@@ -147,7 +148,9 @@ impl rustls::client::ResolvesClientCert for ClientIdentities {
         };
         let mut fitting = self.0.iter().filter(can_sign);
         // Without a fitting one the server shall say what is wrong with the first.
-        fitting.clone().find(is_signed).or_else(|| fitting.next()).cloned()
+        let chosen = fitting.clone().find(is_signed).or_else(|| fitting.next()).cloned();
+        note(|notes| (notes.is_asked, notes.shows) = (true, chosen.is_some()));
+        chosen
     }
 
     fn has_certs(&self) -> bool {

@@ -17,8 +17,9 @@ use rustls::{
     RootCertStore, SignatureScheme,
 };
 
+use super::notes::{note, owned};
 use super::pem::Source;
-use super::{Authorization, Certificate, Denied, Fingerprint};
+use super::{Authorization, Certificate, Denied, Fingerprint, TrustedBy};
 use crate::error::{Class, Error, Result};
 
 /// Whose certificates are believed.
@@ -82,6 +83,15 @@ impl Trust {
         !matches!(self, Self::Pinned(_) | Self::Anybody)
     }
 
+    fn why(&self) -> TrustedBy {
+        match self {
+            Self::System => TrustedBy::System,
+            Self::Files(_) | Self::Pem(_) => TrustedBy::Authority,
+            Self::Pinned(_) => TrustedBy::Pin,
+            Self::Anybody => TrustedBy::Nobody,
+        }
+    }
+
     fn pins(&self) -> Option<Vec<Fingerprint>> {
         match self {
             Self::Pinned(pins) => Some(pins.clone()),
@@ -113,14 +123,39 @@ pub(super) fn revocations(files: &[PathBuf]) -> Result<Vec<CertificateRevocation
 #[derive(Debug)]
 struct Check {
     pins: Option<Vec<Fingerprint>>,
+    why: TrustedBy,
+    /// There are lists of revoked certificates.
+    knows_revoked: bool,
     authorization: Option<Authorization>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Check {
-    fn new(trust: &Trust, authorization: Option<Authorization>, provider: &CryptoProvider) -> Self {
+    fn new(
+        trust: &Trust,
+        knows_revoked: bool,
+        authorization: Option<Authorization>,
+        provider: &CryptoProvider,
+    ) -> Self {
         let algorithms = provider.signature_verification_algorithms;
-        Self { pins: trust.pins(), authorization, algorithms }
+        Self { pins: trust.pins(), why: trust.why(), knows_revoked, authorization, algorithms }
+    }
+
+    /// Notes what became of a certificate.
+    fn noted<T>(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        result: std::result::Result<T, RustlsError>,
+    ) -> std::result::Result<T, RustlsError> {
+        note(|notes| match &result {
+            Ok(_) => {
+                notes.trusted_by = Some(self.why);
+                notes.knows_revoked = self.knows_revoked;
+            }
+            Err(_) => notes.refused = owned(end_entity, intermediates),
+        });
+        result
     }
 
     /// The digest, where that is what counts.
@@ -189,6 +224,7 @@ impl ServerCheck {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self> {
         let lists = revocations(crl_files)?;
+        let knows_revoked = !lists.is_empty();
         let chain = match trust.roots()? {
             None => None,
             Some(roots) => {
@@ -202,7 +238,8 @@ impl ServerCheck {
                 Some(builder.build().map_err(|error| unusable(crl_files, &error))?)
             }
         };
-        Ok(Self { chain, check: Check::new(trust, authorization, provider) })
+        let check = Check::new(trust, knows_revoked, authorization, provider);
+        Ok(Self { chain, check })
     }
 }
 
@@ -221,13 +258,16 @@ impl ServerCertVerifier for ServerCheck {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, RustlsError> {
-        self.check.check_pin(end_entity)?;
-        if let Some(chain) = &self.chain {
-            let (name, ocsp) = (server_name, ocsp_response);
-            chain.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
-        }
-        self.check.authorize(end_entity)?;
-        Ok(ServerCertVerified::assertion())
+        let verify = || {
+            self.check.check_pin(end_entity)?;
+            if let Some(chain) = &self.chain {
+                let (name, ocsp) = (server_name, ocsp_response);
+                chain.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
+            }
+            self.check.authorize(end_entity)?;
+            Ok(ServerCertVerified::assertion())
+        };
+        self.check.noted(end_entity, intermediates, verify())
     }
 
     fn verify_tls12_signature(
@@ -270,6 +310,7 @@ impl ClientCheck {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self> {
         let lists = revocations(crl_files)?;
+        let knows_revoked = !lists.is_empty();
         let chain = match trust.roots()? {
             None => None,
             Some(roots) => {
@@ -283,7 +324,8 @@ impl ClientCheck {
                 Some(builder.build().map_err(|error| unusable(crl_files, &error))?)
             }
         };
-        Ok(Self { chain, check: Check::new(trust, authorization, provider), is_mandatory })
+        let check = Check::new(trust, knows_revoked, authorization, provider);
+        Ok(Self { chain, check, is_mandatory })
     }
 }
 
@@ -302,12 +344,15 @@ impl ClientCertVerifier for ClientCheck {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> std::result::Result<ClientCertVerified, RustlsError> {
-        self.check.check_pin(end_entity)?;
-        if let Some(chain) = &self.chain {
-            chain.verify_client_cert(end_entity, intermediates, now)?;
-        }
-        self.check.authorize(end_entity)?;
-        Ok(ClientCertVerified::assertion())
+        let verify = || {
+            self.check.check_pin(end_entity)?;
+            if let Some(chain) = &self.chain {
+                chain.verify_client_cert(end_entity, intermediates, now)?;
+            }
+            self.check.authorize(end_entity)?;
+            Ok(ClientCertVerified::assertion())
+        };
+        self.check.noted(end_entity, intermediates, verify())
     }
 
     fn verify_tls12_signature(

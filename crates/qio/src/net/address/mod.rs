@@ -21,7 +21,7 @@ pub(crate) use form::Form;
 pub(crate) use part::Part;
 pub(crate) use refusal::{Refusal, suggestion};
 pub(crate) use value::parse_count;
-pub use value::{BadValue, Value, parse_duration, parse_size};
+pub use value::{BadValue, Value, parse_duration, parse_rate, parse_size};
 
 use self::escape::encode;
 use super::layer::{Layer, SHORTHANDS, Shorthand};
@@ -52,6 +52,7 @@ use crate::error::{Error, Result};
 /// | `null:`, `echo:` | nothing, and everything that was written |
 /// | `tls+tcp://db.example:5432`, `listen:tls+unix:/run/x?cert=FILE&key=FILE` | TLS over it |
 /// | `ws://host:8080/path`, `wss://host/path` | WebSocket: `ws+tcp`, `ws+tls+tcp` |
+/// | `throttle+tcp://host:80?rate=1M`, `tap+unix:/run/x?file=FILE`, `zstd+tcp://host:7001` | a rate limit, a recording, compression |
 /// | `ws+tls+unix:/run/x.sock?path=/x` | any [layers](super::layers) over any transport |
 /// | `qemu:db.example:5432,ipv4` | what QEMU means by the text, see [`parse_qemu`](Self::parse_qemu) |
 ///
@@ -421,18 +422,24 @@ impl Address {
         self.part(self.layers.len())
     }
 
-    /// This address of a transport, to connect to, under the layers of another one, with those
-    /// options of theirs that a client needs.
+    /// This address of a transport, to connect to, under those layers of another one that the peer
+    /// sees, with those options of theirs that a client needs.
     pub(crate) fn under_layers_of(
         &self,
         other: &Self,
         options: impl IntoIterator<Item = (usize, &'static str, String)>,
     ) -> Self {
-        let mut address = Self { layers: other.layers.clone(), ..self.clone() };
+        let is_seen = |layer: &&&'static Layer| !layer.is_local;
+        let layers: Vec<_> = other.layers.iter().filter(is_seen).copied().collect();
+        let mut address = Self { layers, ..self.clone() };
         for setting in &mut address.settings {
-            setting.part += other.layers.len();
+            setting.part += address.layers.len();
         }
         for (part, key, value) in options {
+            if other.layers[part].is_local {
+                continue;
+            }
+            let part = other.layers[..part].iter().filter(is_seen).count();
             let option = address.part(part).options().iter().find(|option| option.name == key);
             if let Some(option) = option {
                 address.put(Setting { part, option, value: Some(value.into_bytes()) });

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use super::value::{parse_count, parse_duration, parse_size, parse_switch};
+use super::value::{parse_count, parse_duration, parse_rate, parse_size, parse_switch};
 use super::{Address, OptionInfo, Role};
 
 /// A layer of an address, or its transport.
@@ -64,6 +65,11 @@ impl<'a> Part<'a> {
     /// The value of a number of bytes.
     pub(crate) fn size(&self, key: &str) -> Option<usize> {
         self.text(key).and_then(|text| parse_size(&text).ok())
+    }
+
+    /// The value of a number of bytes a second.
+    pub(crate) fn rate(&self, key: &str) -> Option<NonZero<u64>> {
+        self.text(key).and_then(|text| parse_rate(&text).ok())
     }
 
     /// The value of an option as a text, or its default; a bare key is `on`.

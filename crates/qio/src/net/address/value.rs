@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::num::NonZero;
 use std::time::Duration;
 
 /// The kind of value that an option takes.
@@ -23,6 +24,8 @@ pub enum Value {
     CountOrForever,
     /// A number of bytes, as [`parse_size`] reads it.
     Size,
+    /// A number of bytes a second, as [`parse_rate`] reads it.
+    Rate,
     /// Permission bits in octal.
     FileMode,
     /// A [`Switch`](Value::Switch), or permission bits in octal that mean "on, and so".
@@ -49,6 +52,7 @@ impl Value {
             Self::Count { from, to } => format!("{from}-{to}"),
             Self::CountOrForever => "N|forever".to_owned(),
             Self::Size => "SIZE".to_owned(),
+            Self::Rate => "RATE".to_owned(),
             Self::FileMode => "MODE".to_owned(),
             Self::SwitchOrMode => "on|off|MODE".to_owned(),
             Self::Choice(words) => words.join("|"),
@@ -80,6 +84,7 @@ impl Value {
                 _ => Err(BadValue::new(text, "a number or forever".to_owned())),
             },
             Self::Size => parse_size(text).map(drop),
+            Self::Rate => parse_rate(text).map(drop),
             Self::FileMode => parse_mode(text).map(drop),
             Self::SwitchOrMode => match parse_switch(text) {
                 Ok(_) => Ok(()),
@@ -171,6 +176,49 @@ pub fn parse_size(text: &str) -> Result<usize, BadValue> {
     bytes.filter(|bytes| (1..=1 << 30).contains(bytes)).ok_or_else(|| bad("a size from 1 to 1G"))
 }
 
+/// Reads a number of bytes a second: a whole number, with `k`, `M` or `G` behind it for the powers
+/// of 1000, as rates of networks have them, or `Ki`, `Mi` or `Gi` for those of 1024.
+///
+/// From 1 byte to a terabyte a second, which is more than any channel moves.
+///
+/// ```
+/// use qio::net::parse_rate;
+///
+/// # fn main() -> Result<(), qio::net::BadValue> {
+/// assert_eq!(parse_rate("9600")?.get(), 9600);
+/// assert_eq!(parse_rate("2M")?.get(), 2_000_000);
+/// assert_eq!(parse_rate("64Ki")?.get(), 65_536);
+/// assert!(parse_rate("0").is_err());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// Says what a rate looks like.
+pub fn parse_rate(text: &str) -> Result<NonZero<u64>, BadValue> {
+    let bad = |wanted: &str| BadValue::new(text, wanted.to_owned());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let bytes_each = match unit {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err(bad("a rate in bytes a second like 500k, 2M or 64Ki")),
+    };
+    if number.is_empty() {
+        return Err(bad("a rate in bytes a second like 500k, 2M or 64Ki"));
+    }
+    let rate = number.parse::<u64>().ok().and_then(|number| number.checked_mul(bytes_each));
+    rate.filter(|&rate| rate <= 1_000_000_000_000)
+        .and_then(NonZero::new)
+        .ok_or_else(|| bad("a rate from 1 to 1000G bytes a second"))
+}
+
 pub(crate) fn parse_switch(text: &str) -> Result<bool, BadValue> {
     match text {
         "on" | "true" | "yes" => Ok(true),
@@ -243,6 +291,17 @@ mod tests {
         }
         for text in ["", "k", "0", "0k", "-1", "1.5M", "1kB", " 1", "2G", "99999999999999999999"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_have_units_of_1000_and_of_1024() {
+        for (text, rate) in [("1", 1), ("007", 7), ("500k", 500_000), ("3Mi", 3 << 20)] {
+            assert_eq!(parse_rate(text).unwrap().get(), rate, "{text}");
+        }
+        for text in ["", "k", "0", "0M", "-1", "1.5M", "1kB", "1m", "1M/s", "1001G", "99999999999G"]
+        {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

@@ -4,10 +4,15 @@
 //! and error messages all come from here.
 
 mod stack;
+mod tap;
+mod throttle;
 #[cfg(feature = "tls")]
 mod tls;
 mod ws;
+#[cfg(feature = "zstd")]
+mod zstd;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -17,10 +22,11 @@ use std::time::Instant;
 use qio_proto::Handshake;
 
 use super::address::{Part, Refusal};
+use super::observe::Negotiated;
 use super::scheme::{Example, OptionInfo};
 use crate::channel::Channel;
 use crate::error::Result;
-use crate::layer::Handshaking;
+use crate::layer::{Handshaking, refuse_messages};
 use crate::watch::{PollSet, Steps};
 
 pub(crate) use stack::{Climb, Prepared, Stack};
@@ -30,6 +36,10 @@ pub(crate) const LAYERS: &[Layer] = &[
     #[cfg(feature = "tls")]
     tls::LAYER,
     ws::LAYER,
+    throttle::LAYER,
+    tap::LAYER,
+    #[cfg(feature = "zstd")]
+    zstd::LAYER,
 ];
 
 /// The layers that an address can name, for help and completions.
@@ -50,7 +60,9 @@ pub struct Layer {
     pub options: &'static [OptionInfo],
     /// The option that is written behind the host, where there is one: what starts with a slash.
     pub(crate) in_target: Option<&'static str>,
-    /// What did not happen, for the text of a timeout.
+    /// The peer does not see it, and needs none.
+    pub(crate) is_local: bool,
+    /// What did not happen, for the text of a timeout; empty where nothing is waited for.
     pub(crate) missing: &'static str,
     /// Finds what is wrong with the options, for the role of the address.
     pub(crate) check: fn(&Part<'_>) -> std::result::Result<(), Refusal>,
@@ -89,7 +101,46 @@ pub(crate) trait Begin: fmt::Debug + Send + Sync {
 }
 
 /// The handshake of one layer.
-pub(crate) type Link = Box<dyn Steps<Output = io::Result<Arc<dyn Channel>>> + Send>;
+pub(crate) type Link = Box<dyn Shake>;
+
+/// A handshake in steps that can be looked at when it is over.
+pub(crate) trait Shake: Send {
+    /// Goes on; `look` is called at the end, with the error if there is one.
+    fn step(&mut self, now: Instant, look: Look<'_>) -> Poll<io::Result<Arc<dyn Channel>>>;
+
+    /// Adds what the next step waits for.
+    fn watch(&mut self, set: &mut PollSet);
+
+    /// How far it has come.
+    fn handshake(&self) -> Negotiated<'_> {
+        Negotiated(None)
+    }
+}
+
+/// Who looks at a handshake that is over.
+pub(crate) type Look<'a> = &'a mut dyn FnMut(Option<&io::Error>, Negotiated<'_>);
+
+/// A layer without a handshake.
+fn at_once<C: Channel + 'static>(
+    below: Arc<dyn Channel>,
+    make: impl FnOnce(Arc<dyn Channel>) -> io::Result<C>,
+) -> io::Result<Link> {
+    refuse_messages(&*below)?;
+    Ok(Box::new(AtOnce(Some(Arc::new(make(below)?)))))
+}
+
+struct AtOnce(Option<Arc<dyn Channel>>);
+
+impl Shake for AtOnce {
+    fn step(&mut self, _now: Instant, look: Look<'_>) -> Poll<io::Result<Arc<dyn Channel>>> {
+        look(None, Negotiated(None));
+        Poll::Ready(self.0.take().ok_or_else(|| io::Error::other("over")))
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        set.wake_at(Instant::now());
+    }
+}
 
 /// A handshake that becomes the channel.
 pub(crate) struct Upgrade<H> {
@@ -106,20 +157,29 @@ where
     }
 }
 
-impl<H: Handshake> Steps for Upgrade<H>
+impl<H: Handshake + 'static> Shake for Upgrade<H>
 where
     H::Engine: fmt::Debug + 'static,
 {
-    type Output = io::Result<Arc<dyn Channel>>;
-
-    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
-        self.handshaking.step(now).map_ok(|established| -> Arc<dyn Channel> {
-            Arc::new(established.into_layer(self.kind))
+    fn step(&mut self, now: Instant, look: Look<'_>) -> Poll<io::Result<Arc<dyn Channel>>> {
+        Poll::Ready(match std::task::ready!(self.handshaking.step(now)) {
+            Ok(established) => {
+                look(None, Negotiated(Some(established.handshake())));
+                Ok(Arc::new(established.into_layer(self.kind)))
+            }
+            Err(error) => {
+                look(Some(&error), self.handshake());
+                Err(error)
+            }
         })
     }
 
     fn watch(&mut self, set: &mut PollSet) {
         self.handshaking.watch(set);
+    }
+
+    fn handshake(&self) -> Negotiated<'_> {
+        Negotiated(self.handshaking.handshake().map(|it| it as &dyn Any))
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Begin, Link};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
 use crate::net::address::Address;
+use crate::net::observe::{ConnectEvent, ConnectObserver, Negotiated};
 use crate::watch::{PollSet, Steps};
 
 /// The layers of an address with what they need, for any number of connections.
@@ -72,8 +73,10 @@ impl Stack {
         below: Arc<dyn Channel>,
         attempt: &'static str,
         subject: String,
+        observer: Option<ConnectObserver>,
     ) -> Climb {
-        Climb { stack: Arc::clone(self), level: 0, state: State::Begin(below), attempt, subject }
+        let (stack, state) = (Arc::clone(self), State::Begin(below));
+        Climb { stack, level: 0, state, attempt, subject, observer }
     }
 }
 
@@ -86,6 +89,7 @@ pub(crate) struct Climb {
     state: State,
     attempt: &'static str,
     subject: String,
+    observer: Option<ConnectObserver>,
 }
 
 enum State {
@@ -114,7 +118,11 @@ impl Climb {
         };
         match says_its_name(&error) && level.is_first {
             true => failed.because(error),
-            false => failed.because(OfLayer { layer: level.name.clone(), cause: error }),
+            false => {
+                let handshake = if level.missing.is_empty() { "" } else { " handshake" };
+                let layer = format!("{}{handshake}", level.name);
+                failed.because(OfLayer { layer, cause: error })
+            }
         }
     }
 }
@@ -131,19 +139,31 @@ impl Steps for Climb {
                         self.state = State::Over;
                         return Poll::Ready(Ok(below));
                     };
+                    let layer = &level.name;
+                    if let Some(observer) = &self.observer {
+                        observer.tell(&ConnectEvent::LayerStarted { layer });
+                    }
                     match level.begin.begin(below) {
                         Ok(link) => self.state = State::Shaking(link),
+                        Err(error) => {
+                            tell_end(self.observer.as_ref(), layer, Some(&error), Negotiated(None));
+                            return Poll::Ready(Err(self.fail(error)));
+                        }
+                    }
+                }
+                State::Shaking(link) => {
+                    let (observer, level) = (&self.observer, &self.stack.levels[self.level]);
+                    let mut look = |error: Option<&io::Error>, handshake: Negotiated<'_>| {
+                        tell_end(observer.as_ref(), &level.name, error, handshake);
+                    };
+                    match std::task::ready!(link.step(now, &mut look)) {
+                        Ok(channel) => {
+                            self.level += 1;
+                            self.state = State::Begin(channel);
+                        }
                         Err(error) => return Poll::Ready(Err(self.fail(error))),
                     }
                 }
-                State::Shaking(link) => match link.step(now) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(channel)) => {
-                        self.level += 1;
-                        self.state = State::Begin(channel);
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
-                },
                 State::Over => {
                     let over = Error::usage(self.attempt, &self.subject, "over");
                     return Poll::Ready(Err(over));
@@ -160,8 +180,25 @@ impl Steps for Climb {
     }
 }
 
+fn tell_end(
+    observer: Option<&ConnectObserver>,
+    layer: &str,
+    error: Option<&io::Error>,
+    handshake: Negotiated<'_>,
+) {
+    let Some(observer) = observer else { return };
+    observer.tell(&match error {
+        None => ConnectEvent::LayerReady { layer, handshake },
+        Some(error) => ConnectEvent::LayerFailed { layer, error, handshake },
+    });
+}
+
 impl Drop for Climb {
     fn drop(&mut self) {
+        if let (State::Shaking(link), Some(observer)) = (&self.state, &self.observer) {
+            let (layer, handshake) = (&*self.stack.levels[self.level].name, link.handshake());
+            observer.tell(&ConnectEvent::LayerGivenUp { layer, handshake });
+        }
         if let State::Begin(below) = &self.state {
             // Nobody is left to be told.
             let _ = below.close();
@@ -217,7 +254,7 @@ struct OfLayer {
 
 impl fmt::Display for OfLayer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} handshake", self.layer)
+        out.write_str(&self.layer)
     }
 }
 
@@ -229,7 +266,15 @@ impl StdError for OfLayer {
 
 /// What the layers of addresses have read from files, for all attempts that share it.
 #[derive(Clone, Default)]
-pub(crate) struct Prepared(Arc<Mutex<HashMap<String, Arc<Stack>>>>);
+pub(crate) struct Prepared(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    stacks: HashMap<String, Arc<Stack>>,
+    /// Those that are to be read again: until that is done they hold what they share with it, a
+    /// recording.
+    old: HashMap<String, Arc<Stack>>,
+}
 
 /// How many addresses are remembered; a program with more has them in a list of its own.
 const REMEMBERED: usize = 16;
@@ -240,26 +285,28 @@ impl Prepared {
         if address.layers().is_empty() {
             return Ok(None);
         }
-        if let Some(stack) = self.lock().get(text) {
+        if let Some(stack) = self.lock().stacks.get(text) {
             return Ok(Some(Arc::clone(stack)));
         }
         // Not under the lock: files are read.
         let stack = Stack::of(address)?;
         if let Some(stack) = &stack {
             let mut known = self.lock();
-            if known.len() >= REMEMBERED {
-                known.clear();
+            if known.stacks.len() >= REMEMBERED {
+                known.stacks.clear();
             }
-            known.insert(text.to_owned(), Arc::clone(stack));
+            known.stacks.insert(text.to_owned(), Arc::clone(stack));
+            known.old.remove(text);
         }
         Ok(stack)
     }
 
     pub(crate) fn forget(&self) {
-        self.lock().clear();
+        let mut known = self.lock();
+        known.old = std::mem::take(&mut known.stacks);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Stack>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -33,6 +33,7 @@ pub(super) const LAYER: Layer = Layer {
     ],
     options: OPTIONS,
     in_target: None,
+    is_local: false,
     missing: "no answer to the tls handshake",
     check,
     prepare,

@@ -28,6 +28,7 @@ pub(super) const LAYER: Layer = Layer {
     ],
     options: OPTIONS,
     in_target: Some("path"),
+    is_local: false,
     missing: "no answer to the websocket handshake",
     check,
     prepare,

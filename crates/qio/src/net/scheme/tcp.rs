@@ -63,7 +63,7 @@ fn connect(address: &Address, request: &Request<'_>) -> Result<Opening> {
     let local = Inet::local(address).map_err(refused)?;
     let socket = TcpSocket::of(address);
     let dial = Dial::new(request.address(), remote, local, socket, request.deadline());
-    Ok(Opening::Steps(Box::new(dial)))
+    Ok(Opening::Steps(Box::new(dial.observed_by(request.observer()))))
 }
 
 fn listen(address: &Address, options: &ListenOptions) -> Result<Vec<Bound>> {
