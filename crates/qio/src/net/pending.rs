@@ -185,11 +185,11 @@ impl Pool {
             self.pending[index].is_due |= all_due;
             index += usize::from(self.advance(index, begin, now));
         }
-        self.limit_visitors();
         let handed_out = match driver.only_drives {
             true => Ok(None),
             false => self.begin_some(listener, begin, now).and_then(|()| self.hand_out(listener)),
         };
+        self.limit_visitors();
         // What was due was tried above; after this, it takes a leg that fires.
         driver.knows_due = true;
         self.is_news |= !self.done.is_empty();

@@ -39,7 +39,7 @@ pub const LIMIT_BYTES: usize = 8192;
 /// use std::sync::Arc;
 ///
 /// use qio::layer::{web, ws};
-/// use qio::{ChannelExt, transport::Socket, watch};
+/// use qio::{ChannelExt, Io, transport::Socket, watch};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = std::env::temp_dir().join(format!("qio-web-{}", std::process::id()));
@@ -53,7 +53,7 @@ pub const LIMIT_BYTES: usize = 8192;
 /// let ControlFlow::Break(done) = watch::run(visiting, None)? else { unreachable!() };
 /// assert!(done?.is_none(), "the client has not asked for a WebSocket");
 /// let mut answer = String::new();
-/// qio::Io::new(&near).read_to_string(&mut answer)?;
+/// Io(&near).read_to_string(&mut answer)?;
 /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("<h1>hello</h1>"));
 /// # std::fs::remove_dir_all(&folder)?;
 /// # Ok(())

@@ -180,6 +180,10 @@ fn versioned(reply: Reply, version: &Version) -> Reply {
 
 fn media_type(path: &[u8]) -> String {
     let kind = mime_guess::from_path(OsStr::from_bytes(path)).first_or_octet_stream();
+    // RFC 9239 has left one name of the many.
+    if kind.subtype() == mime_guess::mime::JAVASCRIPT {
+        return "text/javascript; charset=utf-8".to_owned();
+    }
     match kind.type_() == mime_guess::mime::TEXT && kind.get_param("charset").is_none() {
         true => format!("{kind}; charset=utf-8"),
         false => kind.to_string(),

@@ -496,3 +496,24 @@ impl<C: Channel> fmt::Debug for Visiting<C> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::web::SiteOptions;
+    use crate::transport::Socket;
+
+    #[test]
+    fn an_idle_visitor_keeps_no_memory() {
+        let options = SiteOptions { health: Some("/".to_owned()), ..SiteOptions::default() };
+        let site = Arc::new(Site::without_files(options));
+        let (near, far) = Socket::pair().unwrap();
+        let mut visiting = Visiting::new(far, ServerOptions::default(), site, None);
+        let fields = "A: b\r\n".repeat(50);
+        near.write_all(format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes()).unwrap();
+        assert!(visiting.step(Instant::now()).is_pending());
+        assert!(visiting.is_visitor() && visiting.is_idle());
+        assert_eq!(visiting.inbound.capacity(), 0);
+        assert!(matches!(visiting.state, State::Reading));
+    }
+}
