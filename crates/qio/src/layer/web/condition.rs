@@ -221,7 +221,7 @@ mod tests {
             set(&mut conditions, |text| Some(text.to_owned()));
             conditions.select(&version, 100, true)
         };
-        assert_eq!(tag, "\"e8d6735100-64-7\"");
+        assert_eq!(tag, "\"e8f2727500-64-7\"");
         let weak = format!("W/{tag}");
         let list = format!("\"x\" ,{weak}");
         for known in ["*", &tag, &weak, &list] {

@@ -240,7 +240,7 @@ mod tests {
             ("GET / HTTP/1.1", "Host: a\r\nHost: b\r\n", 400),
             ("GET / HTTP/2.0", "Host: a\r\n", 505),
             ("GET /", "Host: a\r\n", 400),
-            ("G T / HTTP/1.1", "Host: a\r\n", 400),
+            ("G T / HTTP/1.1", "Host: a\r\n", 505),
             ("GET / HTTP/1.1", "Host: a\r\nContent-Length: 5\r\n", 413),
             ("GET / HTTP/1.1", "Host: a\r\nContent-Length: 5, 5\r\n", 400),
             ("GET / HTTP/1.1", "Host: a\r\nContent-Length: -1\r\n", 400),

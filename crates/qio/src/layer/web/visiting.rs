@@ -457,10 +457,13 @@ impl<C: Channel> Steps for Visiting<C> {
                 return Poll::Ready(if is_failure { Err(error) } else { Ok(None) });
             }
         }
-        match &mut self.state {
-            State::Upgrading(handshaking) => handshaking.step(now).map_ok(Some),
-            _ => Poll::Pending,
+        let State::Upgrading(handshaking) = &mut self.state else { return Poll::Pending };
+        let result = handshaking.step(now);
+        if result.is_ready() {
+            // A handshake that has failed closes the channel when it is dropped.
+            self.state = State::Over;
         }
+        result.map_ok(Some)
     }
 
     fn watch(&mut self, set: &mut PollSet) {
