@@ -189,7 +189,7 @@ impl Pool {
             true => Ok(None),
             false => self.begin_some(listener, begin, now).and_then(|()| self.hand_out(listener)),
         };
-        self.limit_visitors();
+        self.limit_visitors(listener.is_starved());
         // What was due was tried above; after this, it takes a leg that fires.
         driver.knows_due = true;
         self.is_news |= !self.done.is_empty();
@@ -270,22 +270,24 @@ impl Pool {
         }
     }
 
-    /// Sends visitors away when there are too many: those first that ask for nothing.
-    fn limit_visitors(&mut self) {
-        let visitors = self.pending.iter().filter(|pending| pending.visitor.is_some()).count();
-        for _ in self.limit..visitors {
-            let idle = self.pending.iter().position(|pending| pending.visitor == Some(Idle(true)));
-            let oldest = || self.pending.iter().position(|pending| pending.visitor.is_some());
-            let Some(mut pending) = idle.or_else(oldest).and_then(|at| self.pending.remove(at))
-            else {
-                return;
-            };
+    /// Sends visitors away when there are too many, those first that ask for nothing; and all of
+    /// those when others wait for a descriptor.
+    fn limit_visitors(&mut self, is_starved: bool) {
+        let is_idle = |pending: &Pending| pending.visitor == Some(Idle(true));
+        let is_visitor = |pending: &Pending| pending.visitor.is_some();
+        let mut visitors = self.pending.iter().filter(|pending| is_visitor(pending)).count();
+        while visitors > 0 && (is_starved || visitors > self.limit) {
+            let idle = self.pending.iter().position(is_idle);
+            let oldest = || self.pending.iter().position(is_visitor);
+            let chosen = if is_starved { idle } else { idle.or_else(oldest) };
+            let Some(mut pending) = chosen.and_then(|at| self.pending.remove(at)) else { return };
             if let Work::Layers(climb) = &mut pending.work {
                 climb.send_away();
                 self.news.visits(&pending.client, climb.take_visits());
             }
             // Nobody is left to be told.
             let _ = pending.client.channel.close();
+            visitors -= 1;
         }
     }
 

@@ -123,6 +123,9 @@ const READ: usize = 2048;
 const BYTES_A_TURN: usize = 4 * CHUNK;
 const REQUESTS_A_TURN: usize = 16;
 
+/// How many answers are remembered that nobody asks about: more than a step gives.
+const MAX_VISITS: usize = 64;
+
 impl<C: Channel> Visiting<C> {
     pub(super) fn new(
         below: C,
@@ -154,22 +157,32 @@ impl<C: Channel> Visiting<C> {
         matches!(self.state, State::Reading) && self.inbound.is_empty()
     }
 
-    /// What was answered since the last call. Questions about health are left out.
+    /// What was answered since the last call. Questions about health are left out, and so is all but
+    /// the last 64: they are for whoever asks after each step.
     pub fn take_visits(&mut self) -> Vec<Visit> {
         std::mem::take(&mut self.visits)
     }
 
     /// Ends it: what is being sent is cut.
     pub fn close(&mut self) {
-        if let State::Sending(sending) = std::mem::replace(&mut self.state, State::Over)
-            && !sending.is_quiet
-        {
-            self.visits.push(sending.visit);
+        if let State::Sending(sending) = std::mem::replace(&mut self.state, State::Over) {
+            self.keep(sending);
         }
         if let Some(below) = self.below.take() {
             // Nobody is left to be told.
             let _ = below.close();
         }
+    }
+
+    /// Keeps what there is to tell of an answer.
+    fn keep(&mut self, sending: Sending) {
+        if sending.is_quiet {
+            return;
+        }
+        if self.visits.len() == MAX_VISITS {
+            self.visits.remove(0);
+        }
+        self.visits.push(sending.visit);
     }
 
     fn try_step(&mut self, now: Instant) -> io::Result<Turn> {
@@ -216,11 +229,10 @@ impl<C: Channel> Visiting<C> {
                         continue;
                     };
                     sending.visit.is_complete = true;
-                    if !sending.is_quiet {
-                        self.visits.push(sending.visit);
-                    }
+                    let closes = sending.closes;
+                    self.keep(sending);
                     self.deadline = now.checked_add(IDLE);
-                    if sending.closes {
+                    if closes {
                         self.state = State::Draining { left: DRAINED_BYTES, said_farewell: false };
                         self.deadline = now.checked_add(DRAINING);
                     }
