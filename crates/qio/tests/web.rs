@@ -256,23 +256,34 @@ fn no_path_leads_outside() {
 }
 
 #[test]
-fn only_regular_files_are_served() {
-    let folder = Folder::new();
-    let path = folder.path();
-    let mode = rustix::fs::Mode::from_raw_mode(0o644);
-    rustix::fs::mknodat(rustix::fs::CWD, path.join("fifo"), rustix::fs::FileType::Fifo, mode, 0)
+fn only_regular_files_are_served_and_none_of_the_others_holds_anything_up() {
+    qio_testkit::scope(Duration::from_secs(30), |_| {
+        let folder = Folder::new();
+        let path = folder.path();
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path.join("fifo"),
+            rustix::fs::FileType::Fifo,
+            mode,
+            0,
+        )
         .unwrap();
-    let _listener = std::os::unix::net::UnixListener::bind(path.join("socket")).unwrap();
-    fs::create_dir_all(path.join("odd/index.html")).unwrap();
-    let site = folder.site();
-    for name in ["/fifo", "/socket", "/odd/", "/sub/"] {
-        assert_eq!(get(&site, name, "").status, 404, "{name}");
-    }
-    // None of them can be had, so none of them is shown.
-    let site = folder.site_with(|options| options.listing = true);
-    fs::remove_file(path.join("index.html")).unwrap();
-    let page = String::from_utf8(get(&site, "/", "").body).unwrap();
-    assert!(page.contains("a.js") && !page.contains("fifo") && !page.contains("socket"), "{page}");
+        let _listener = std::os::unix::net::UnixListener::bind(path.join("socket")).unwrap();
+        fs::create_dir_all(path.join("odd/index.html")).unwrap();
+        let site = folder.site();
+        for name in ["/fifo", "/socket", "/odd/", "/sub/"] {
+            assert_eq!(get(&site, name, "").status, 404, "{name}");
+        }
+        // None of them can be had, so none of them is shown.
+        let site = folder.site_with(|options| options.listing = true);
+        fs::remove_file(path.join("index.html")).unwrap();
+        let page = String::from_utf8(get(&site, "/", "").body).unwrap();
+        assert!(
+            page.contains("a.js") && !page.contains("fifo") && !page.contains("socket"),
+            "{page}"
+        );
+    });
 }
 
 #[test]
@@ -943,30 +954,38 @@ fn a_download_that_takes_longer_than_a_handshake_may_is_not_cut() {
 fn a_visitor_that_becomes_a_client_has_the_time_of_a_handshake_for_it() {
     let folder = Folder::new();
     let options = ListenOptions::new().handshake_timeout(Duration::from_secs(5));
-    let (listener, _) = listen(options, &folder, "ws://127.0.0.1:0?");
+    // Behind the WebSocket there is another one, whose handshake does not come.
+    let (listener, told) = listen(options, &folder, "ws+ws+tcp://127.0.0.1:0?ws2.");
     let mut accepting = listener.accepting();
-    let mut client = dial(&listener);
-    client.write_all(b"GET /a.js HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut head = [0; 15];
-    let start = Instant::now();
-    let reader = |client: &mut std::net::TcpStream, head: &mut [u8]| client.read(head).is_ok();
+    let port = listener.local_addresses()[0].to_string();
+    let host = port.split_once("://").unwrap().1.split(['/', '?']).next().unwrap().to_owned();
+    let mut client = std::net::TcpStream::connect(host).unwrap();
     client.set_nonblocking(true).unwrap();
-    assert!(until(&mut accepting, || reader(&mut client, &mut head)).is_none());
-    assert_eq!(&head, b"HTTP/1.1 200 OK");
-    // 20 seconds later, which is less than a visitor may take.
-    let later = start + Duration::from_secs(20);
-    assert!(accepting.step(later).is_pending());
-    client.set_nonblocking(false).unwrap();
+    let start = Instant::now();
+    client.write_all(b"GET /a.js HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    assert!(until(&mut accepting, || client.read_exact(&mut head).is_ok()).is_none());
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let _ = client.read(&mut [0; 1000]);
+    // 20 seconds later, which is less than a visitor may take, and more than a handshake.
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let mut step = |seconds| {
+        accepting.watch(&mut PollSet::new());
+        assert!(accepting.step(after(seconds)).is_pending(), "after {seconds} s");
+    };
+    step(20);
     client.write_all(UPGRADE.as_bytes()).unwrap();
     let until = Instant::now() + PATIENCE;
-    loop {
-        if let Poll::Ready(accepted) = accepting.step(later) {
-            accepted.unwrap().channel.write_all(b"x").unwrap();
-            break;
-        }
+    while client.read_exact(&mut head).is_err() {
+        step(20);
         assert!(Instant::now() < until);
-        accepting.watch(&mut PollSet::new());
     }
+    assert_eq!(&head, b"HTTP/1.1 101");
+    step(24);
+    assert_eq!(told.lock().unwrap().len(), 1, "{told:?}");
+    step(26);
+    let told = told.lock().unwrap();
+    assert!(told.len() == 2 && told[1].contains("it was not done within 5s"), "{told:?}");
 }
 
 #[test]
