@@ -294,14 +294,16 @@ fn a_file_that_may_not_be_read_is_said_to_be_so() {
     }
     let folder = Folder::new();
     let file = fs::File::open(folder.path().join("a.js")).unwrap();
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     assert_eq!(get(&folder.site(), "/a.js", "").status, 403);
 }
 
 #[test]
 fn folders_lead_to_their_slash_and_to_nobody_else() {
     let folder = Folder::new();
-    fs::create_dir_all(folder.path().join("\\evil.example/x:y")).unwrap();
+    let mut evil = folder.path().into_os_string();
+    evil.push("/\\evil.example/x:y");
+    fs::create_dir_all(evil).unwrap();
     let site = folder.site();
     for (path, location) in [
         ("/sub", "./sub/"),

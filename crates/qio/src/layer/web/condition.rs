@@ -216,7 +216,8 @@ mod tests {
         let tag = version.tag();
         let same = "Thu, 01 Jan 1970 00:16:40 GMT";
         let before = "Thursday, 01-Jan-70 00:16:39 GMT";
-        let select = |set: &dyn Fn(&mut Conditions, fn(&str) -> Option<String>)| {
+        type Some = fn(&str) -> Option<String>;
+        let select = |set: &dyn Fn(&mut Conditions, Some)| {
             let mut conditions = Conditions::default();
             set(&mut conditions, |text| Some(text.to_owned()));
             conditions.select(&version, 100, true)

@@ -287,19 +287,14 @@ impl<C: Channel> Visiting<C> {
     /// handshake. Any other is answered.
     fn take_request(&mut self, end: usize, now: Instant) -> bool {
         let time = SystemTime::now();
-        let (request, mut reply) = match Request::parse(&self.inbound[..end]) {
-            Ok(request) if request.is_upgrade || !self.site.takes(&request) => return true,
-            Ok(request) => {
-                let reply = match self.refusal(&request) {
-                    Some(fault) => Reply::from(fault),
-                    None => self.site.answer(&request, time),
-                };
-                (request, reply)
-            }
-            Err((request, fault)) => {
-                let reply = Reply { must_close: true, ..Reply::from(fault) };
-                (request, reply)
-            }
+        let (request, unfit) = Request::parse(&self.inbound[..end]);
+        let mut reply = match unfit {
+            None if request.is_upgrade || !self.site.takes(&request) => return true,
+            None => match self.refusal(&request) {
+                Some(fault) => Reply::from(fault),
+                None => self.site.answer(&request, time),
+            },
+            Some(fault) => Reply { must_close: true, ..Reply::from(fault) },
         };
         if reply.status == 401 {
             reply = reply.field("WWW-Authenticate", "Basic realm=\"qio\", charset=\"UTF-8\"");

@@ -192,24 +192,23 @@ impl Steps for Climb {
                         Err(error) => return Poll::Ready(Err(self.fail(error))),
                     }
                 }
-                State::Visiting(visiting) => match {
+                State::Visiting(visiting) => {
                     let polled = visiting.step(now);
                     self.visits.append(&mut visiting.take_visits());
-                    polled
-                } {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(Some(established))) => {
-                        self.level += 1;
-                        self.state = State::Begin(Arc::new(established.into_layer(ws::NAME)));
+                    match polled {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(Some(established))) => {
+                            self.level += 1;
+                            self.state = State::Begin(Arc::new(established.into_layer(ws::NAME)));
+                        }
+                        Poll::Ready(Ok(None)) => {
+                            self.has_left = true;
+                            let left = io::ErrorKind::UnexpectedEof.into();
+                            return Poll::Ready(Err(self.fail(left)));
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
                     }
-                    Poll::Ready(Ok(None)) => {
-                        self.has_left = true;
-                        let left =
-                            io::Error::new(io::ErrorKind::UnexpectedEof, "the client has left");
-                        return Poll::Ready(Err(self.fail(left)));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
-                },
+                }
                 State::Shaking(link) => match link.step(now) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(channel)) => {
