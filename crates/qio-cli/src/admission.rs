@@ -60,6 +60,7 @@ pub(crate) fn options(
         .inherited(inherited.clone())
         .observe(move |event| match event {
             ListenEvent::HandshakeFailed { peer, error } => told.handshake_failed(peer, error),
+            ListenEvent::Answered { peer, visit } => told.answered(peer, visit),
             ListenEvent::Refused { peer, reason } => told.refused(&peer.to_string(), reason),
             ListenEvent::Starved { error } => {
                 let live = counted(told.live_count() as u64, "live connection");

@@ -48,6 +48,8 @@ pub(crate) enum Command {
   Browsers reach a TCP server through a WebSocket, others with TLS:
     qio relay listen:ws://127.0.0.1:8080/chat tcp://127.0.0.1:7001
     qio relay 'listen:tls+tcp://[::]:7443?cert=cert.pem&key=key.pem' tcp://127.0.0.1:7001
+  A desktop in a browser, with noVNC from the same port (http://127.0.0.1:6080/vnc.html):
+    qio relay 'listen:ws://127.0.0.1:6080?web=/usr/share/novnc' tcp://127.0.0.1:5901
   Only this user and this network may connect:
     qio relay --allow-uid \"$USER\" listen:unix:/run/db.sock tcp://127.0.0.1:5432
     qio relay --allow-cidr 192.0.2.0/24 listen:tcp://0.0.0.0:5432 unix:/run/db.sock

@@ -3,6 +3,7 @@
 use std::fs;
 
 use qio::Address;
+use qio::net::DEFAULT_PENDING;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How many connections to serve at a time, and why.
@@ -20,16 +21,22 @@ const USUALLY_OPEN: u64 = 32;
 /// for each thread (which keeps some pipes for the next transfer).
 const RESERVE: (u64, u64) = (4, 12);
 
+/// What those need who are no connections yet: a descriptor for each that is in its handshakes, and
+/// two for each that is sent a file. They are wanted, and no connection goes without one for them:
+/// at the limit, handshakes and files have to wait.
+const BESIDE: u64 = 3 * DEFAULT_PENDING as u64;
+
 impl Room {
-    /// As many of `asked` connections to `right` as there are descriptors for.
+    /// As many of `asked` connections from `left` to `right` as there are descriptors for.
     ///
     /// A client is accepted only when there is one for its other side, too: clients that got one
     /// each would wait for each other for ever. The soft limit is raised first as far as needed and
     /// allowed, except for programs: they inherit it, and some cannot cope with a high one.
-    pub(crate) fn make(asked: u32, right: &Address, threads: u16) -> Self {
+    pub(crate) fn make(asked: u32, [left, right]: [&Address; 2], threads: u16) -> Self {
         let each = descriptors_of(right);
         let (open, limit) = (open_now(), getrlimit(Resource::Nofile));
-        let wanted = open + RESERVE.1 * u64::from(threads) + u64::from(asked) * each;
+        let beside = if left.has_layers() { BESIDE } else { 0 };
+        let wanted = open + beside + RESERVE.1 * u64::from(threads) + u64::from(asked) * each;
         let mut allowed = limit.current.unwrap_or(u64::MAX);
         if allowed < wanted && right.scheme().name != "exec" {
             let raised = wanted.min(limit.maximum.unwrap_or(u64::MAX));

@@ -337,7 +337,7 @@ async fn serve(
     let workers = Workers::start(args.threads).map_err(|error| Failure::io("threads", &error))?;
     relay.service.watch_over(workers.all());
     let asked = if args.once { 1 } else { args.max_connections };
-    let room = Room::make(asked, &args.right, args.threads);
+    let room = Room::make(asked, [&args.left, &args.right], args.threads);
     let limit = room.connections;
     if let Some(files) = room.limited_by {
         let connections = counted(limit.into(), "connection");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qio::error::plain;
+use qio::layer::web::Visit;
 use qio::net::Peer;
 use qio::relay::{End, Progress, Record, Side};
 use serde::Serialize;
@@ -122,6 +123,17 @@ enum Event<'a> {
     HandshakeFailed {
         peer: &'a str,
         error: &'a str,
+    },
+    /// A request for a file.
+    Answered {
+        peer: &'a str,
+        method: &'a str,
+        path: &'a str,
+        status: u16,
+        /// Bytes of the file that were sent.
+        sent: u64,
+        /// Whether all of the answer was.
+        complete: bool,
     },
     Note {
         message: &'a str,
@@ -273,6 +285,29 @@ impl Report {
             self.line(&format!("{peer}: handshake failed: {error}"));
         } else {
             self.count_refusal(&peer, error);
+        }
+    }
+
+    /// A browser has asked for a file: for those who asked for more.
+    pub(crate) fn answered(&self, peer: &Peer, visit: &Visit) {
+        let Visit { method, path, status, bytes, is_complete, .. } = visit;
+        if self.output.json {
+            self.json(&Event::Answered {
+                peer: &peer.to_string(),
+                method,
+                path,
+                status: *status,
+                sent: *bytes,
+                complete: *is_complete,
+            });
+        } else if self.output.verbose {
+            let cut = if *is_complete { "" } else { ", cut" };
+            let request = if method.is_empty() {
+                "no request"
+            } else {
+                &format!("{method} {}", path.escape_debug())
+            };
+            self.line(&format!("{peer}: {request}: {status}, {}{cut}", HumanBytes(*bytes)));
         }
     }
 

@@ -4,17 +4,20 @@
 
 use std::ffi::OsStr;
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use qio::layer::web::{self, Site, SiteOptions};
 use qio::layer::{Handshaking, Layer, tap};
 use qio::transport::Duplex;
 use qio::watch::Steps;
 use qio::{Address, Channel, ChannelExt, Mode, ReadFlags, WriteFlags};
 use qio_proto::ws::{
-    ClientHandshake, ClientOptions, ServerHandshake, ServerOptions, WebSocket, WsOptions,
+    BasicAuth, ClientHandshake, ClientOptions, Origins, ServerHandshake, ServerOptions, WebSocket,
+    WsOptions,
 };
 use qio_proto::{Engine, Handshake, Progress};
 
@@ -33,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("pump", pump),
     ("address", address),
     ("tap_reader", tap_reader),
+    ("http_files", http_files),
 ];
 
 /// The server's side of a WebSocket, fed with the frames of anybody.
@@ -420,4 +424,122 @@ pub fn tap_reader(data: &[u8]) {
         assert_eq!(again.next().unwrap().unwrap(), record);
         assert!(again.next().is_none());
     }
+}
+
+/// Requests of anybody for the files in `fuzz/site`, of which some must never be seen. Every answer
+/// is whole, and the same however the requests are cut.
+///
+/// # Panics
+///
+/// At a finding.
+pub fn http_files(data: &[u8]) {
+    let [options, seed, data @ ..] = data else { return };
+    let data = &data[..data.len().min(1 << 16)];
+    let whole = visit(*options, None, data);
+    let parts = visit(*options, Some(*seed), data);
+    let [whole, parts] = [&whole, &parts].map(|bytes| replies(bytes));
+    assert_eq!(whole.len(), parts.len(), "how much is answered depends on the cuts");
+    for (one, other) in whole.iter().zip(&parts) {
+        assert_eq!(one, other, "what is answered depends on the cuts");
+    }
+}
+
+/// Everything that is answered to `data`.
+fn visit(options: u8, seed: Option<u8>, data: &[u8]) -> Vec<u8> {
+    let mut site = SiteOptions::default();
+    site.listing = options & 1 != 0;
+    site.health = (options & 2 != 0).then(|| "/healthz".to_owned());
+    let mut server = ServerOptions::default();
+    server.limit_bytes = web::LIMIT_BYTES;
+    if options & 4 != 0 {
+        server.origins = Origins::Loopback;
+    }
+    if options & 8 != 0 {
+        server.basic_auth = Some(BasicAuth::new("a", "b"));
+    }
+    let site = match options & 16 {
+        0 => {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/site");
+            Site::open(folder.as_ref(), site).unwrap()
+        }
+        _ => Site::without_files(site),
+    };
+    let (left, right) = Duplex::pair_with_limit(1 << 16);
+    let plan = Plan::new(seed.unwrap_or(0).into());
+    let plan = match seed {
+        Some(seed) => plan.short(300).would_block_every(u64::from(seed % 4) + 2),
+        None => plan,
+    };
+    left.set_mode(Mode::NonBlocking).unwrap();
+    let mut visiting = web::server(Chaos::new(right, plan), server, Arc::new(site), None);
+    let (mut sent, mut answers, mut upgraded) = (0, Vec::new(), None);
+    let mut buf = vec![0; 1 << 14];
+    for _ in 0..4_000_000 {
+        match data.get(sent..).filter(|rest| !rest.is_empty()) {
+            // Who is sent away need not be able to say more.
+            Some(rest) => sent += left.write(rest).unwrap_or(0),
+            None => drop(left.finish()),
+        }
+        let step = match &upgraded {
+            None => visiting.step(Instant::now()),
+            Some(_) => Poll::Pending,
+        };
+        if let Poll::Ready(Ok(Some(established))) = step {
+            // What follows is for other targets.
+            upgraded = Some(established.into_layer("ws"));
+        }
+        match left.read(&mut buf) {
+            Ok(0) => return answers,
+            Ok(count) => answers.extend(&buf[..count]),
+            Err(_) if upgraded.is_some() => return answers,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        }
+    }
+    panic!("the visit does not end");
+}
+
+/// The status, the fields but the date, and the body of each answer; of those to HEAD, which are
+/// known by nothing, the body is what comes next, as far as it is none.
+fn replies(mut bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut replies = Vec::new();
+    while !bytes.is_empty() {
+        let Range { start, end } = find(bytes, b"\r\n\r\n").expect("a head is whole");
+        let head = std::str::from_utf8(&bytes[..start]).expect("a head is text");
+        bytes = &bytes[end..];
+        let (status, fields) = head.split_once("\r\n").expect("there are fields");
+        assert!(status.starts_with("HTTP/1.1 ") && status.is_ascii(), "{status}");
+        let mut kept = status.to_owned();
+        let mut length = 0;
+        for field in fields.split("\r\n") {
+            let (name, value) = field.split_once(": ").expect("a field has a name and a value");
+            assert!(
+                name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
+                "{name}"
+            );
+            assert!(!value.bytes().any(|byte| byte.is_ascii_control()), "{value:?}");
+            match name {
+                "Date" => continue,
+                "Content-Length" => length = value.parse().expect("a length is a number"),
+                "Location" => assert!(value.starts_with("./") && !value.contains('\\'), "{value}"),
+                _ => {}
+            }
+            kept += field;
+        }
+        let is_next = |bytes: &[u8]| bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 ");
+        let is_of_head = bytes.len() < length || !is_next(&bytes[length..]);
+        let length = if is_of_head { 0 } else { length };
+        assert!(is_next(&bytes[length..]), "an answer is as long as it says");
+        let body = bytes[..length].to_vec();
+        for secret in [&b"SECRET"[..], b"root:", b"[dependencies]"] {
+            assert!(find(&body, secret).is_none(), "what is outside was served");
+        }
+        bytes = &bytes[length..];
+        replies.push((kept, body));
+    }
+    replies
+}
+
+fn find(bytes: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let at = bytes.windows(part.len()).position(|window| window == part)?;
+    Some(at..at + part.len())
 }

@@ -80,6 +80,7 @@ replays! {
     pump
     address
     tap_reader
+    http_files
 }
 
 #[test]

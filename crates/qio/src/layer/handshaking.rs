@@ -59,6 +59,21 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
         self.parts.as_ref().map(|(_, handshake)| handshake)
     }
 
+    /// The same, where some of what the peer has to say has come already.
+    pub(super) fn with_inbound(
+        below: C,
+        handshake: H,
+        inbound: Vec<u8>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let mut handshaking = Self::new(below, handshake, deadline);
+        handshaking.inbound = inbound;
+        if let Some((_, handshake)) = &mut handshaking.parts {
+            handshaking.failed = take(handshake, &mut handshaking.inbound);
+        }
+        handshaking
+    }
+
     fn try_step(&mut self) -> io::Result<bool> {
         let Some((below, handshake)) = &mut self.parts else {
             return Err(io::Error::other("the handshake is over"));
@@ -106,17 +121,7 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
                 let error = handshake.handle_end();
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, error));
             }
-            loop {
-                match handshake.handle_wire(&mut self.inbound) {
-                    Ok(0) => break,
-                    Ok(count) => drop(self.inbound.drain(..count)),
-                    // The peer is told first.
-                    Err(error) => {
-                        self.failed = Some(io::Error::new(ErrorKind::InvalidData, error));
-                        break;
-                    }
-                }
-            }
+            self.failed = take(handshake, &mut self.inbound);
         }
     }
 }
@@ -164,6 +169,18 @@ impl<C: Channel, H: Handshake> Steps for Handshaking<C, H> {
         }
         if let Some(deadline) = self.deadline {
             set.wake_at(deadline);
+        }
+    }
+}
+
+/// Has a handshake take what has come, as far as it can.
+fn take(handshake: &mut impl Handshake, inbound: &mut Vec<u8>) -> Option<io::Error> {
+    loop {
+        match handshake.handle_wire(inbound) {
+            Ok(0) => return None,
+            Ok(count) => drop(inbound.drain(..count)),
+            // The peer is told first.
+            Err(error) => return Some(io::Error::new(ErrorKind::InvalidData, error)),
         }
     }
 }

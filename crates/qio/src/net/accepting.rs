@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::listener::{Accepted, Listener};
 use super::options::ListenEvent;
-use super::pending::{Driver, Pool, tell};
+use super::pending::{Driver, Pool};
 use crate::watch::{PollSet, Steps};
 
 /// The accepting of one client. Dropping it takes nobody away.
@@ -70,9 +70,9 @@ impl Steps for Accepting<'_> {
             return listener.attempt(now, Listener::try_accept);
         };
         let result = pool.step(listener, driver, &mut |_| Ok(None), now);
-        let failed = pool.take_failed();
+        let news = pool.take_news();
         drop(pool);
-        tell(listener, &failed);
+        news.tell(listener);
         result
     }
 

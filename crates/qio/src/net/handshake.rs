@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::listener::{Accepted, Listener};
-use super::pending::{Driver, Pool, tell};
+use super::pending::{Driver, Pool};
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::watch::{PollSet, Steps};
@@ -162,7 +162,7 @@ where
         let Self { listener, begin, pool, driver } = self;
         let mut begin = |client: &Accepted| begin(client).map(Some);
         let result = pool.step(listener, driver, &mut begin, now);
-        tell(listener, &pool.take_failed());
+        pool.take_news().tell(listener);
         result
     }
 

@@ -14,6 +14,7 @@ use super::observe::{ConnectEvent, ConnectObserver};
 use super::reconnect::Retry;
 use super::scheme::fd;
 use crate::error::{Error, Result};
+use crate::layer::web::Visit;
 
 /// How long opening may take when nothing else is said: long enough for two lost SYN packets and
 /// their retransmissions (after 1 s and 3 s) on any usable path, short enough to be noticed.
@@ -90,6 +91,10 @@ pub struct ListenOptions {
     pub handshake_timeout: Duration,
     /// How many clients may be in their handshakes at a time; for a newer one the oldest has to
     /// make room. [`DEFAULT_PENDING`] unless set.
+    ///
+    /// As many may be shown files beside them (`web=` of WebSocket), where the oldest one that asks
+    /// for nothing goes first. They take no place of [`max_connections`](Self::max_connections),
+    /// and no room from handshakes.
     pub max_pending: usize,
     /// Who is told what happens to clients that are not handed out.
     pub observer: Option<Observer>,
@@ -121,6 +126,14 @@ pub enum ListenEvent<'a> {
     },
     /// Clients are accepted again.
     Recovered,
+    /// A client has asked for a file instead of a WebSocket, and was answered. It is none of the
+    /// clients that are handed out, unless it asks for a WebSocket later.
+    Answered {
+        /// Who it was.
+        peer: &'a Peer,
+        /// What was asked for, and what became of it.
+        visit: &'a Visit,
+    },
     /// A client was closed because its handshake failed, took too long, or had to make room.
     HandshakeFailed {
         /// Who it was.

@@ -6,24 +6,27 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::admit::Peer;
 use super::handshake::Handshake;
+use super::layer::{Climb, Idle};
 use super::listener::{Accepted, Listener};
 use super::options::ListenEvent;
 use crate::channel::{Channel, Mode};
 use crate::error::{Class, Error, Result};
 use crate::interest::Interest;
-use crate::watch::{Event, PollSet};
+use crate::layer::web::Visit;
+use crate::watch::{Event, PollSet, Steps};
 
 /// The handshakes of a listener's clients, side by side.
 pub(super) struct Pool {
     pub(super) limit: usize,
     pub(super) timeout: Duration,
-    /// Oldest first, and so in the order of their deadlines and numbers.
+    /// Oldest first, and so in the order of their numbers.
     pending: VecDeque<Pending>,
     /// Got through, and not handed out yet.
     done: VecDeque<Accepted>,
-    /// Closed, and not told to the observer yet, who may call the listener.
-    failed: Vec<(Accepted, Error)>,
+    /// Not told to the observer yet, who may call the listener.
+    news: News,
     next: u64,
     /// How many drive it.
     drivers: usize,
@@ -55,15 +58,55 @@ struct Place {
 struct Pending {
     number: u64,
     client: Accepted,
-    handshake: Handshake,
-    /// The handshakes of the layers are going on; what follows them has not begun.
-    in_layers: bool,
-    /// A time that no clock can show never comes.
+    work: Work,
+    /// It is answered without a handshake, as long as it keeps to the times for that.
+    visitor: Option<Idle>,
+    /// A time that no clock can show never comes, and that of a visitor is its own.
     deadline: Option<Instant>,
     /// What it waits for, and how often that was asked.
     set: PollSet,
     version: u64,
     is_due: bool,
+}
+
+/// What has to be told.
+#[derive(Default)]
+pub(super) struct News {
+    /// Closed, and why.
+    failed: Vec<(Accepted, Error)>,
+    visits: Vec<(Peer, Visit)>,
+}
+
+/// What a client goes through.
+enum Work {
+    /// The handshakes of the layers; what follows them has not begun.
+    Layers(Box<Climb>),
+    Handshake(Handshake),
+}
+
+impl Steps for Work {
+    type Output = Result<Arc<dyn Channel>>;
+
+    fn step(&mut self, now: Instant) -> Poll<Self::Output> {
+        match self {
+            Self::Layers(climb) => climb.step(now),
+            Self::Handshake(handshake) => handshake.step(now),
+        }
+    }
+
+    fn watch(&mut self, set: &mut PollSet) {
+        match self {
+            Self::Layers(climb) => climb.watch(set),
+            Self::Handshake(handshake) => handshake.watch(set),
+        }
+    }
+
+    fn woken(&mut self, set: &PollSet) {
+        match self {
+            Self::Layers(climb) => climb.woken(set),
+            Self::Handshake(handshake) => handshake.woken(set),
+        }
+    }
 }
 
 impl Driver {
@@ -82,7 +125,7 @@ impl Pool {
             timeout,
             pending: VecDeque::new(),
             done: VecDeque::new(),
-            failed: Vec::new(),
+            news: News::default(),
             next: 0,
             drivers: 0,
             is_news: false,
@@ -122,9 +165,9 @@ impl Pool {
         }
     }
 
-    /// Those that were closed since the last call, and why.
-    pub(super) fn take_failed(&mut self) -> Vec<(Accepted, Error)> {
-        std::mem::take(&mut self.failed)
+    /// What has happened since the last call.
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     /// Goes on with all that are due, accepts, and gives a client that got through. `begin` makes
@@ -146,6 +189,7 @@ impl Pool {
             true => Ok(None),
             false => self.begin_some(listener, begin, now).and_then(|()| self.hand_out(listener)),
         };
+        self.limit_visitors(listener.is_starved());
         // What was due was tried above; after this, it takes a leg that fires.
         driver.knows_due = true;
         self.is_news |= !self.done.is_empty();
@@ -178,23 +222,22 @@ impl Pool {
                 Poll::Pending => return Ok(()),
             };
             let stack = client.stack.take();
-            let in_layers = stack.is_some();
             let begun = in_mode(&*client.channel, Mode::NonBlocking).and_then(|()| match stack {
                 Some(stack) => {
                     let below = Arc::clone(&client.channel);
                     let climb = stack.climb(below, "handshake with", client.peer.clone(), None);
-                    Ok(Some(Box::new(climb) as Handshake))
+                    Ok(Some(Work::Layers(Box::new(climb))))
                 }
-                None => begin(&client),
+                None => begin(&client).map(|handshake| handshake.map(Work::Handshake)),
             });
             match begun {
-                Ok(Some(handshake)) => {
+                Ok(Some(work)) => {
                     self.make_room();
                     self.pending.push_back(Pending {
                         number: self.next,
                         client,
-                        handshake,
-                        in_layers,
+                        work,
+                        visitor: None,
                         deadline: now.checked_add(self.timeout),
                         set: PollSet::new(),
                         version: 0,
@@ -215,12 +258,36 @@ impl Pool {
     }
 
     fn make_room(&mut self) {
-        if self.pending.len() + self.done.len() < self.limit {
+        let is_shaking = |pending: &Pending| pending.visitor.is_none();
+        let shaking = self.pending.iter().filter(|pending| is_shaking(pending)).count();
+        if shaking + self.done.len() < self.limit {
             return;
         }
-        if let Some(oldest) = self.pending.pop_front() {
+        let oldest = self.pending.iter().position(is_shaking);
+        if let Some(oldest) = oldest.and_then(|at| self.pending.remove(at)) {
             let error = Error::new(Class::Cancelled, "handshake with", &oldest.client.who);
             self.fail(oldest.client, error.because("given up for a newer client"));
+        }
+    }
+
+    /// Sends visitors away when there are too many, those first that ask for nothing; and all of
+    /// those when others wait for a descriptor.
+    fn limit_visitors(&mut self, is_starved: bool) {
+        let is_idle = |pending: &Pending| pending.visitor == Some(Idle(true));
+        let is_visitor = |pending: &Pending| pending.visitor.is_some();
+        let mut visitors = self.pending.iter().filter(|pending| is_visitor(pending)).count();
+        while visitors > 0 && (is_starved || visitors > self.limit) {
+            let idle = self.pending.iter().position(is_idle);
+            let oldest = || self.pending.iter().position(is_visitor);
+            let chosen = if is_starved { idle } else { idle.or_else(oldest) };
+            let Some(mut pending) = chosen.and_then(|at| self.pending.remove(at)) else { return };
+            if let Work::Layers(climb) = &mut pending.work {
+                climb.send_away();
+                self.news.visits(&pending.client, climb.take_visits());
+            }
+            // Nobody is left to be told.
+            let _ = pending.client.channel.close();
+            visitors -= 1;
         }
     }
 
@@ -233,16 +300,30 @@ impl Pool {
     ) -> bool {
         let pending = &mut self.pending[index];
         let is_due = pending.is_due || pending.set.deadline().is_some_and(|at| at <= now);
-        let mut polled = if is_due { pending.handshake.step(now) } else { Poll::Pending };
-        if let (Poll::Ready(Ok(channel)), true) = (&polled, pending.in_layers) {
-            pending.in_layers = false;
+        let mut polled = if is_due { pending.work.step(now) } else { Poll::Pending };
+        let mut has_left = false;
+        if let Work::Layers(climb) = &mut pending.work {
+            self.news.visits(&pending.client, climb.take_visits());
+            let is_over = pending.deadline.is_some_and(|deadline| deadline <= now);
+            has_left = climb.has_left() || is_over && climb.is_silent();
+            let visitor = climb.visitor();
+            if pending.visitor.is_some() != visitor.is_some() {
+                // A visitor keeps to times of its own, until it wants to be a client after all.
+                pending.deadline = match visitor {
+                    Some(_) => None,
+                    None => now.checked_add(self.timeout),
+                };
+            }
+            pending.visitor = visitor;
+        }
+        if let (Poll::Ready(Ok(channel)), Work::Layers(_)) = (&polled, &pending.work) {
             channel.base().set_name(pending.client.channel.base().name().to_string());
             pending.client.channel = Arc::clone(channel);
             match begin(&pending.client) {
                 Ok(None) => {}
                 Ok(Some(handshake)) => {
-                    pending.handshake = handshake;
-                    polled = pending.handshake.step(now);
+                    pending.work = Work::Handshake(handshake);
+                    polled = pending.work.step(now);
                 }
                 Err(error) => polled = Poll::Ready(Err(error)),
             }
@@ -257,7 +338,7 @@ impl Pool {
                 if is_due {
                     pending.is_due = false;
                     pending.set.clear();
-                    pending.handshake.watch(&mut pending.set);
+                    pending.work.watch(&mut pending.set);
                     pending.version += 1;
                 }
                 return true;
@@ -268,6 +349,10 @@ impl Pool {
             Ok(channel) => {
                 client.channel = channel;
                 self.get_through(client);
+            }
+            Err(_) if has_left => {
+                // Nobody is left to be told.
+                let _ = client.channel.close();
             }
             Err(error) => self.fail(client, error),
         }
@@ -285,7 +370,7 @@ impl Pool {
         // Whoever else owns it: it is over.
         let _ = client.channel.close();
         event!(info, peer = %client.peer, error = %error.report(), "a handshake failed");
-        self.failed.push((client, error));
+        self.news.failed.push((client, error));
     }
 
     /// Hands out who got through, if there is a place.
@@ -324,12 +409,9 @@ impl Pool {
             for leg in pending.set.legs() {
                 set.add(leg.fd(), leg.on(), leg.grants());
             }
-            if let Some(at) = pending.set.deadline() {
+            for at in pending.set.deadline().into_iter().chain(pending.deadline) {
                 set.wake_at(at);
             }
-        }
-        if let Some(deadline) = self.pending.front().and_then(|oldest| oldest.deadline) {
-            set.wake_at(deadline);
         }
     }
 
@@ -354,16 +436,36 @@ impl Pool {
                 }
             }
             if pending.is_due {
-                pending.handshake.woken(&pending.set);
+                pending.work.woken(&pending.set);
             }
         }
     }
 }
 
-/// Tells the observer of a listener whose clients were closed.
-pub(super) fn tell(listener: &Listener, failed: &[(Accepted, Error)]) {
-    for (client, error) in failed {
-        listener.tell(&ListenEvent::HandshakeFailed { peer: &client.who, error });
+impl News {
+    fn visits(&mut self, client: &Accepted, visits: Vec<Visit>) {
+        for visit in visits {
+            event!(
+                debug,
+                peer = %client.peer,
+                method = visit.method,
+                path = visit.path,
+                status = visit.status,
+                bytes = visit.bytes,
+                "answered"
+            );
+            self.visits.push((client.who.clone(), visit));
+        }
+    }
+
+    /// Tells the observer of a listener.
+    pub(super) fn tell(&self, listener: &Listener) {
+        for (peer, visit) in &self.visits {
+            listener.tell(&ListenEvent::Answered { peer, visit });
+        }
+        for (client, error) in &self.failed {
+            listener.tell(&ListenEvent::HandshakeFailed { peer: &client.who, error });
+        }
     }
 }
 

@@ -115,6 +115,15 @@ impl BasicAuth {
         Self { user: user.into(), password: password.into() }
     }
 
+    /// Whether that is the value of an Authorization field for this user and password. Takes a time
+    /// that does not depend on where they differ.
+    pub fn is(&self, given: &str) -> bool {
+        let expected = self.field();
+        let pairs = given.bytes().zip(expected.bytes());
+        let differ = pairs.fold(0, |all, (one, two)| all | (one ^ two));
+        given.len() == expected.len() && differ == 0
+    }
+
     /// The value of an Authorization field.
     fn field(&self) -> String {
         let Self { user, password } = self;

@@ -87,6 +87,14 @@ pub struct ServerHandshake {
     request: Option<Request>,
 }
 
+impl Origins {
+    /// Whether pages may be shown to a browser that believes to talk to `host`: with
+    /// [`Loopback`](Origins::Loopback), only when that is this machine.
+    pub fn may_serve(&self, host: &str) -> bool {
+        !matches!(self, Self::Loopback) || is_loopback(host)
+    }
+}
+
 impl ServerHandshake {
     /// A handshake that waits for the client.
     pub fn new(options: ServerOptions) -> Self {
@@ -153,7 +161,7 @@ impl ServerHandshake {
         }
         if let Some(auth) = &self.options.basic_auth {
             let given = only(fields, "Authorization").unwrap_or_default();
-            if !same_secret(given, &auth.field()) {
+            if !auth.is(given) {
                 return Err(AUTHORIZATION);
             }
         }
@@ -183,7 +191,9 @@ impl ServerHandshake {
                 let name = origin.split_once("://").map_or(origin, |(_, name)| name);
                 name.eq_ignore_ascii_case(host)
             }
-            Origins::Loopback => is_loopback(origin),
+            Origins::Loopback => {
+                origin.split_once("://").is_some_and(|(_, authority)| is_loopback(authority))
+            }
             Origins::Listed(list) => {
                 list.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
             }
@@ -318,9 +328,8 @@ const AUTHORIZATION: Refusal = Refusal {
     fields: "WWW-Authenticate: Basic realm=\"qio\", charset=\"UTF-8\"\r\n",
 };
 
-/// Whether a page comes from this machine.
-fn is_loopback(origin: &str) -> bool {
-    let Some((_, authority)) = origin.split_once("://") else { return false };
+/// Whether a host, with or without a port, is this machine.
+fn is_loopback(authority: &str) -> bool {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, ""),
@@ -335,12 +344,6 @@ fn is_loopback(origin: &str) -> bool {
 
 fn is_key(key: &str) -> bool {
     BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
-}
-
-/// Compares in a time that does not depend on where they differ.
-fn same_secret(given: &str, expected: &str) -> bool {
-    let differ = given.bytes().zip(expected.bytes()).fold(0, |all, (one, two)| all | (one ^ two));
-    given.len() == expected.len() && differ == 0
 }
 
 impl Default for ServerOptions {

@@ -26,10 +26,11 @@ use super::observe::Negotiated;
 use super::scheme::{Example, OptionInfo};
 use crate::channel::Channel;
 use crate::error::Result;
+use crate::layer::web::Visiting;
 use crate::layer::{Handshaking, refuse_messages};
 use crate::watch::{PollSet, Steps};
 
-pub(crate) use stack::{Climb, Prepared, Stack};
+pub(crate) use stack::{Climb, Idle, Prepared, Stack};
 
 /// Every layer, in the order in which help shows them.
 pub(crate) const LAYERS: &[Layer] = &[
@@ -88,6 +89,13 @@ pub(crate) const SHORTHANDS: &[Shorthand] = &[
 pub(crate) trait Begin: fmt::Debug + Send + Sync {
     /// Begins the handshake over a channel of its own.
     fn begin(&self, below: Arc<dyn Channel>) -> io::Result<Link>;
+
+    /// What comes first for a client that may be answered without a handshake; `None` where every
+    /// client needs one.
+    fn visit(&self, below: &Arc<dyn Channel>) -> Option<Visiting<Arc<dyn Channel>>> {
+        let _ = below;
+        None
+    }
 
     /// What a client has to say to reach this server, as options.
     fn reach(&self) -> Vec<(&'static str, String)> {

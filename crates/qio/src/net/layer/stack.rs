@@ -13,6 +13,8 @@ use qio_proto::ws::HandshakeError;
 use super::{Begin, Link};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
+use crate::layer::web::{Visit, Visiting};
+use crate::layer::ws;
 use crate::net::address::Address;
 use crate::net::observe::{ConnectEvent, ConnectObserver, Negotiated};
 use crate::watch::{PollSet, Steps};
@@ -75,8 +77,16 @@ impl Stack {
         subject: String,
         observer: Option<ConnectObserver>,
     ) -> Climb {
-        let (stack, state) = (Arc::clone(self), State::Begin(below));
-        Climb { stack, level: 0, state, attempt, subject, observer }
+        Climb {
+            stack: Arc::clone(self),
+            level: 0,
+            state: State::Begin(below),
+            has_left: false,
+            visits: Vec::new(),
+            attempt,
+            subject,
+            observer,
+        }
     }
 }
 
@@ -87,14 +97,24 @@ pub(crate) struct Climb {
     stack: Arc<Stack>,
     level: usize,
     state: State,
+    /// The client has got what it wanted, or wants nothing: it has failed at no handshake.
+    has_left: bool,
+    /// What it was answered, and nobody was told of yet.
+    visits: Vec<Visit>,
     attempt: &'static str,
     subject: String,
     observer: Option<ConnectObserver>,
 }
 
+/// Whether a visitor is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Idle(pub(crate) bool);
+
 enum State {
     /// The handshake of the next level begins over this.
     Begin(Arc<dyn Channel>),
+    /// It may be answered without one.
+    Visiting(Box<Visiting<Arc<dyn Channel>>>),
     Shaking(Link),
     Over,
 }
@@ -103,6 +123,38 @@ impl Climb {
     /// What has not happened yet.
     pub(crate) fn missing(&self) -> &'static str {
         self.stack.levels.get(self.level).map_or("", |level| level.missing)
+    }
+
+    /// Whether the client was answered without a handshake, and whether it is idle since.
+    pub(crate) fn visitor(&self) -> Option<Idle> {
+        match &self.state {
+            State::Visiting(visiting) if visiting.is_visitor() => Some(Idle(visiting.is_idle())),
+            _ => None,
+        }
+    }
+
+    /// What it was answered since the last call.
+    pub(crate) fn take_visits(&mut self) -> Vec<Visit> {
+        std::mem::take(&mut self.visits)
+    }
+
+    /// Ends what it is answered.
+    pub(crate) fn send_away(&mut self) {
+        if let State::Visiting(visiting) = &mut self.state {
+            visiting.close();
+            self.visits.append(&mut visiting.take_visits());
+        }
+    }
+
+    /// Whether the client has asked for nothing at all, which is no failure of a handshake where it
+    /// may come without wanting one.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(&self.state, State::Visiting(visiting) if visiting.is_idle())
+    }
+
+    /// Whether it has ended without a channel, and without a failure.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left
     }
 
     fn fail(&mut self, error: io::Error) -> Error {
@@ -139,6 +191,10 @@ impl Steps for Climb {
                         self.state = State::Over;
                         return Poll::Ready(Ok(below));
                     };
+                    if let Some(visiting) = level.begin.visit(&below) {
+                        self.state = State::Visiting(Box::new(visiting));
+                        continue;
+                    }
                     let layer = &level.name;
                     if let Some(observer) = &self.observer {
                         observer.tell(&ConnectEvent::LayerStarted { layer });
@@ -164,6 +220,23 @@ impl Steps for Climb {
                         Err(error) => return Poll::Ready(Err(self.fail(error))),
                     }
                 }
+                State::Visiting(visiting) => {
+                    let polled = visiting.step(now);
+                    self.visits.append(&mut visiting.take_visits());
+                    match polled {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(Some(established))) => {
+                            self.level += 1;
+                            self.state = State::Begin(Arc::new(established.into_layer(ws::NAME)));
+                        }
+                        Poll::Ready(Ok(None)) => {
+                            self.has_left = true;
+                            let left = io::ErrorKind::UnexpectedEof.into();
+                            return Poll::Ready(Err(self.fail(left)));
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
+                    }
+                }
                 State::Over => {
                     let over = Error::usage(self.attempt, &self.subject, "over");
                     return Poll::Ready(Err(over));
@@ -174,6 +247,7 @@ impl Steps for Climb {
 
     fn watch(&mut self, set: &mut PollSet) {
         match &mut self.state {
+            State::Visiting(visiting) => visiting.watch(set),
             State::Shaking(link) => link.watch(set),
             State::Begin(_) | State::Over => set.wake_at(Instant::now()),
         }

@@ -1,16 +1,20 @@
 //! `ws+`: WebSocket, RFC 6455.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use super::{Begin, Layer, Link, Upgrade};
 use crate::channel::Channel;
 use crate::error::{Class, Error, Result};
+use crate::layer::web::{self, Site, SiteOptions, Visiting};
 use crate::layer::ws::{
     self, BasicAuth, ClientHandshake, ClientOptions, Origins, ServerOptions, WsOptions,
 };
@@ -25,6 +29,10 @@ pub(super) const LAYER: Layer = Layer {
         Example::new("wss://host.example/chat", "the same over TLS: ws+tls+tcp, port 443"),
         Example::new("listen:ws://127.0.0.1:8080", "serve browsers and others on this machine"),
         Example::new("ws+unix:/run/x.sock?path=/x", "WebSocket over a Unix socket"),
+        Example::new(
+            "listen:ws://127.0.0.1:6080?web=/usr/share/novnc&index=vnc.html",
+            "serve browsers the files of a folder, too",
+        ),
     ],
     options: OPTIONS,
     in_target: Some("path"),
@@ -68,6 +76,19 @@ const OPTIONS: &[OptionInfo] = &[
         .default("10s"),
     OptionInfo::new("text", Value::Switch, "send text, and take it; bytes must be UTF-8")
         .default("off"),
+    OptionInfo::new("web", Value::Text("DIR"), "answer other requests with the files of a folder")
+        .only(Applies::Listen),
+    OptionInfo::new("index", Value::Text("NAME"), "the file that stands for its folder")
+        .default("index.html")
+        .only(Applies::Listen),
+    OptionInfo::new("listing", Value::Switch, "show folders that have no such file")
+        .default("off")
+        .only(Applies::Listen),
+    OptionInfo::new("hidden", Value::Switch, "serve names that begin with a dot, too")
+        .default("off")
+        .only(Applies::Listen),
+    OptionInfo::new("health", Value::Text("/PATH"), "a path that is answered with ok")
+        .only(Applies::Listen),
 ];
 
 fn check(part: &Part<'_>) -> std::result::Result<(), Refusal> {
@@ -85,6 +106,22 @@ fn check(part: &Part<'_>) -> std::result::Result<(), Refusal> {
     }
     if part.is_given("pong-timeout") && !part.is_given("ping") {
         return Err(Refusal::new("option \"pong-timeout\" needs \"ping\""));
+    }
+    for key in ["index", "listing", "hidden"] {
+        if part.is_given(key) && !part.is_given("web") {
+            return Err(Refusal::new(format!("option {key:?} needs \"web\"")));
+        }
+    }
+    let index = part.text("index").unwrap_or_default();
+    if index.contains('/') || matches!(&*index, "" | "." | "..") {
+        return Err(Refusal::new("option \"index\" is not the name of a file"));
+    }
+    let health = part.text("health");
+    if health.as_ref().is_some_and(|health| !health.starts_with('/') || health.contains('?')) {
+        return Err(Refusal::new("option \"health\" is not a path that begins with a slash"));
+    }
+    if health.is_some_and(|health| health == path) {
+        return Err(Refusal::new("\"health\" and \"path\" are the same path"));
     }
     for key in ["ping", "pong-timeout"] {
         if part.duration(key).is_some_and(|time| time.is_zero()) {
@@ -128,7 +165,21 @@ fn prepare(part: &Part<'_>) -> Result<Arc<dyn Begin>> {
         Role::Listen => {
             let mut options = server(part);
             options.basic_auth = auth;
-            Arc::new(Server(options))
+            let folder = part.values("web").last();
+            let health = part.values("health").last();
+            if folder.is_none() && health.is_none() {
+                return Ok(Arc::new(Server { options, pages: None }));
+            }
+            options.limit_bytes = web::LIMIT_BYTES;
+            let mut site = SiteOptions::default();
+            site.index = part.text("index").map_or(site.index, Cow::into_owned);
+            site.listing = part.switch("listing");
+            site.hidden = part.switch("hidden");
+            site.health = health.map(|path| escaped(path.as_bytes()));
+            let folder = folder.map(PathBuf::from);
+            let pages = Pages::open(folder, site)
+                .map_err(|(folder, error)| unreadable(part, &folder, error))?;
+            Arc::new(Server { options, pages: Some(pages) })
         }
     })
 }
@@ -137,7 +188,35 @@ fn prepare(part: &Part<'_>) -> Result<Arc<dyn Begin>> {
 struct Client(ClientOptions);
 
 #[derive(Debug)]
-struct Server(ServerOptions);
+struct Server {
+    options: ServerOptions,
+    /// What is answered to those that want no WebSocket.
+    pages: Option<Pages>,
+}
+
+/// A site, and where it comes from.
+#[derive(Debug)]
+struct Pages {
+    folder: Option<PathBuf>,
+    options: SiteOptions,
+    site: ArcSwap<Site>,
+}
+
+impl Pages {
+    fn open(
+        folder: Option<PathBuf>,
+        options: SiteOptions,
+    ) -> std::result::Result<Self, (PathBuf, io::Error)> {
+        let site = match &folder {
+            Some(path) => match Site::open(path, options.clone()) {
+                Ok(site) => site,
+                Err(error) => return Err((path.clone(), error)),
+            },
+            None => Site::without_files(options.clone()),
+        };
+        Ok(Self { folder, options, site: ArcSwap::from_pointee(site) })
+    }
+}
 
 impl Begin for Client {
     fn begin(&self, below: Arc<dyn Channel>) -> io::Result<Link> {
@@ -147,11 +226,25 @@ impl Begin for Client {
 
 impl Begin for Server {
     fn begin(&self, below: Arc<dyn Channel>) -> io::Result<Link> {
-        Ok(Upgrade::link(ws::NAME, ws::server(below, self.0.clone(), None)))
+        Ok(Upgrade::link(ws::NAME, ws::server(below, self.options.clone(), None)))
+    }
+
+    fn visit(&self, below: &Arc<dyn Channel>) -> Option<Visiting<Arc<dyn Channel>>> {
+        let site = self.pages.as_ref()?.site.load_full();
+        Some(web::server(Arc::clone(below), self.options.clone(), site, None))
+    }
+
+    /// What stands in the place of the folder now is served from now on.
+    fn reload(&self) -> Result<()> {
+        let Some(Pages { folder: Some(path), options, site }) = &self.pages else { return Ok(()) };
+        let opened = Site::open(path, options.clone())
+            .map_err(|error| Error::new(Class::Open, "open", path.display()).because(error))?;
+        site.store(Arc::new(opened));
+        Ok(())
     }
 
     fn reach(&self) -> Vec<(&'static str, String)> {
-        self.0.path.iter().map(|path| ("path", path.clone())).collect()
+        self.options.path.iter().map(|path| ("path", path.clone())).collect()
     }
 }
 
