@@ -30,6 +30,7 @@ struct State {
     address: String,
     /// The transport has a name to resolve.
     resolves: bool,
+    has_layers: bool,
     findings: Findings,
     started: Instant,
     /// When the step that is going on has begun.
@@ -46,8 +47,8 @@ struct State {
 
 impl Collector {
     pub(super) fn new(address: &Address) -> Self {
-        let resolves = address.scheme().name == "tcp";
-        Self(Arc::new(Mutex::new(State::new(address.to_string(), resolves))))
+        let (resolves, has_layers) = (address.scheme().name == "tcp", address.has_layers());
+        Self(Arc::new(Mutex::new(State::new(address.to_string(), resolves, has_layers))))
     }
 
     pub(super) fn observer(&self) -> impl Fn(&ConnectEvent<'_>) + Send + Sync + 'static {
@@ -110,11 +111,12 @@ impl Collector {
 }
 
 impl State {
-    fn new(address: String, resolves: bool) -> Self {
+    fn new(address: String, resolves: bool, has_layers: bool) -> Self {
         let now = Instant::now();
         Self {
             address,
             resolves,
+            has_layers,
             findings: Findings::default(),
             started: now,
             since: now,
@@ -129,7 +131,8 @@ impl State {
         match event {
             // What an attempt before has found is of no use any more.
             ConnectEvent::Started => {
-                *self = Self::new(std::mem::take(&mut self.address), self.resolves);
+                *self =
+                    Self::new(std::mem::take(&mut self.address), self.resolves, self.has_layers);
             }
             ConnectEvent::Prepared => {
                 self.findings.prepare = Some(Prepare { ms: self.step(now) });
@@ -201,8 +204,10 @@ impl State {
             return failed.layer.clone();
         }
         let is_called = self.findings.resolve.is_some() || self.findings.connect.is_some();
+        let is_unprepared = self.has_layers && self.findings.prepare.is_none();
         match class {
             Class::Usage => "prepare",
+            _ if is_unprepared => "prepare",
             Class::Resolve | Class::Timeout if self.resolves && !is_called => {
                 let ms = self.step(now);
                 self.findings.resolve = Some(Resolve { ok: false, ms, addresses: Vec::new() });
