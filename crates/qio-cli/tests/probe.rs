@@ -188,6 +188,7 @@ fn a_unix_socket_shows_who_is_at_the_other_end_and_a_program_is_left_in_order() 
     let outcome = run(&mut qio(["probe", &format!("tls+tcp://127.0.0.1:1?{crl}")]), b"");
     assert_eq!(outcome.status, 4, "{outcome:?}");
     assert!(outcome.stderr.contains("/nowhere/crl.pem"), "{outcome:?}");
+    assert!(outcome.text().contains("\nprepare failed: there is no such file"), "{outcome:?}");
 }
 
 #[test]

@@ -13,11 +13,12 @@ use qio::layer::ws::ClientHandshake;
 use qio::net::{ConnectEvent, Negotiated};
 use qio::transport::{Messages, Socket};
 
-use super::diagnosis::{self, Diagnosis, days_between, moment};
+use super::diagnosis::{self, Diagnosis};
 use super::findings::{
     Attempt, Certificate, Credentials, Findings, Header, Layer, Prepare, Request, Resolve, Tls,
     Trouble, WebSocket,
 };
+use super::words::{days_between, excerpt, moment, shown};
 use crate::exit::Failure;
 
 /// What was found so far, shared with the observer.
@@ -29,6 +30,7 @@ struct State {
     address: String,
     /// The transport has a name to resolve.
     resolves: bool,
+    has_layers: bool,
     findings: Findings,
     started: Instant,
     /// When the step that is going on has begun.
@@ -45,8 +47,8 @@ struct State {
 
 impl Collector {
     pub(super) fn new(address: &Address) -> Self {
-        let resolves = address.scheme().name == "tcp";
-        Self(Arc::new(Mutex::new(State::new(address.to_string(), resolves))))
+        let (resolves, has_layers) = (address.scheme().name == "tcp", address.has_layers());
+        Self(Arc::new(Mutex::new(State::new(address.to_string(), resolves, has_layers))))
     }
 
     pub(super) fn observer(&self) -> impl Fn(&ConnectEvent<'_>) + Send + Sync + 'static {
@@ -99,7 +101,7 @@ impl Collector {
         let mut state = self.lock();
         state.findings.ok = result.is_ok();
         state.findings.total_ms = ms(state.started.elapsed());
-        state.findings.address = diagnosis::shown(&state.address);
+        state.findings.address = shown(&state.address);
         std::mem::take(&mut state.findings)
     }
 
@@ -109,11 +111,12 @@ impl Collector {
 }
 
 impl State {
-    fn new(address: String, resolves: bool) -> Self {
+    fn new(address: String, resolves: bool, has_layers: bool) -> Self {
         let now = Instant::now();
         Self {
             address,
             resolves,
+            has_layers,
             findings: Findings::default(),
             started: now,
             since: now,
@@ -128,7 +131,8 @@ impl State {
         match event {
             // What an attempt before has found is of no use any more.
             ConnectEvent::Started => {
-                *self = Self::new(std::mem::take(&mut self.address), self.resolves);
+                *self =
+                    Self::new(std::mem::take(&mut self.address), self.resolves, self.has_layers);
             }
             ConnectEvent::Prepared => {
                 self.findings.prepare = Some(Prepare { ms: self.step(now) });
@@ -141,7 +145,7 @@ impl State {
             ConnectEvent::NotReached { peer, error } => {
                 let at = self.called.iter().position(|(called, _)| called == peer);
                 let since = at.map_or(now, |at| self.called.swap_remove(at).1);
-                let error = diagnosis::shown(&plain(*error));
+                let error = shown(&plain(*error));
                 let ms = ms(now - since);
                 let attempt = Attempt { peer: peer.to_string(), ms, error };
                 self.findings.connect.get_or_insert_default().failed.push(attempt);
@@ -200,8 +204,10 @@ impl State {
             return failed.layer.clone();
         }
         let is_called = self.findings.resolve.is_some() || self.findings.connect.is_some();
+        let is_unprepared = self.has_layers && self.findings.prepare.is_none();
         match class {
             Class::Usage => "prepare",
+            _ if is_unprepared => "prepare",
             Class::Resolve | Class::Timeout if self.resolves && !is_called => {
                 let ms = self.step(now);
                 self.findings.resolve = Some(Resolve { ok: false, ms, addresses: Vec::new() });
@@ -221,8 +227,8 @@ impl State {
 
     fn trouble(&mut self, step: String, found: Diagnosis, message: String) {
         let Diagnosis { kind, what, advice } = found;
-        let (message, diagnosis) = (diagnosis::shown(&message), diagnosis::shown(&what));
-        let advice = advice.map(|advice| diagnosis::shown(&advice));
+        let (message, diagnosis) = (shown(&message), shown(&what));
+        let advice = advice.map(|advice| shown(&advice));
         self.findings.error = Some(Trouble { step, kind, message, diagnosis, advice });
     }
 }
@@ -231,12 +237,11 @@ const NOT_ASKED: &str = "not-asked";
 const SHOWN: &str = "shown";
 
 fn of_tls(facts: &tls::Facts) -> Tls {
-    let shown = |text: String| diagnosis::shown(&text);
     Tls {
         version: facts.version_text(),
         suite: facts.suite_text(),
         alpn: facts.alpn_text(),
-        sni: facts.server_name.clone().map(shown),
+        sni: facts.server_name.as_deref().map(shown),
         resumed: facts.resumed,
         trusted_by: facts.trusted_by.map(|by| match by {
             TrustedBy::System => "system",
@@ -255,7 +260,6 @@ fn of_tls(facts: &tls::Facts) -> Tls {
 }
 
 fn of_certificate(certificate: &tls::Certificate) -> Certificate {
-    let shown = diagnosis::shown;
     Certificate {
         subject: shown(&certificate.subject),
         issuer: shown(&certificate.issuer),
@@ -270,10 +274,8 @@ fn of_certificate(certificate: &tls::Certificate) -> Certificate {
 }
 
 fn of_websocket(handshake: &ClientHandshake) -> WebSocket {
-    let header = |(name, value): &(String, String)| Header {
-        name: diagnosis::shown(name),
-        value: diagnosis::shown(value),
-    };
+    let header =
+        |(name, value): &(String, String)| Header { name: shown(name), value: shown(value) };
     let asked = handshake.options();
     let response = handshake.response();
     WebSocket {
@@ -286,12 +288,12 @@ fn of_websocket(handshake: &ClientHandshake) -> WebSocket {
             headers: asked.headers.iter().map(header).map(without_secret).collect(),
         },
         status: response.map(|response| response.status),
-        reason: response.map(|response| diagnosis::shown(&response.reason)),
+        reason: response.map(|response| shown(&response.reason)),
         headers: response.iter().flat_map(|response| &response.fields).map(header).collect(),
         protocol: handshake.answer().and_then(|answer| answer.protocol.clone()),
         body: response
             .filter(|response| !response.body.is_empty())
-            .map(|response| diagnosis::excerpt(&response.body)),
+            .map(|response| excerpt(&response.body)),
     }
 }
 

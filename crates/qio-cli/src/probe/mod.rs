@@ -4,6 +4,7 @@ mod collect;
 mod diagnosis;
 mod findings;
 mod text;
+mod words;
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::diagnosis::{days, readable};
 use super::findings::{Certificate, Findings, Header, Tls, WebSocket};
+use super::words::{days, readable};
 
 /// The findings as lines: a step each, with its time, and below it what was found.
 pub(super) fn of(findings: &Findings) -> String {
