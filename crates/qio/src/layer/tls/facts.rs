@@ -1,7 +1,7 @@
 //! What two sides have agreed on.
 
 use rustls::pki_types::CertificateDer;
-use rustls::{ProtocolVersion, SupportedCipherSuite};
+use rustls::{CipherSuite, ProtocolVersion};
 
 use super::{Certificate, Fingerprint};
 
@@ -12,7 +12,7 @@ pub struct Facts {
     /// The version of the protocol.
     pub version: Option<ProtocolVersion>,
     /// The cipher suite.
-    pub suite: Option<SupportedCipherSuite>,
+    pub suite: Option<CipherSuite>,
     /// The application's protocol (ALPN, RFC 7301).
     pub alpn: Option<Vec<u8>>,
     /// The peer's certificate, and those that lead to its root, as they were sent.
@@ -22,6 +22,9 @@ pub struct Facts {
     /// The name that the client asked for (SNI): known to a server whose configuration comes from
     /// [`ServerSettings`](super::ServerSettings).
     pub server_name: Option<String>,
+    /// The user by whose key the two sides know each other, in a session with pre-shared keys (PSK).
+    /// Control characters in it are escaped.
+    pub psk_user: Option<String>,
     /// Whether an earlier session goes on.
     pub resumed: bool,
 }
@@ -38,7 +41,7 @@ impl Facts {
 
     /// The cipher suite as IANA calls it: `TLS_AES_256_GCM_SHA384`.
     pub fn suite_text(&self) -> Option<String> {
-        let text = format!("{:?}", self.suite?.suite());
+        let text = format!("{:?}", self.suite?);
         // Those of TLS 1.3 have the version in their name in rustls only.
         Some(match text.strip_prefix("TLS13_") {
             Some(rest) => format!("TLS_{rest}"),

@@ -17,7 +17,10 @@ mod error;
 mod facts;
 mod fingerprint;
 mod identity;
+#[cfg(feature = "openssl")]
+pub mod openssl;
 mod pem;
+mod record;
 mod reload;
 mod self_signed;
 mod server_settings;

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ServerSettings {
-    common: Common,
+    pub(super) common: Common,
     client_certificates: Option<ClientCertificates>,
 }
 
@@ -78,7 +78,9 @@ impl ServerSettings {
     /// [`trust`](Self::trust) says otherwise; and `ca-crl.pem` if it exists.
     ///
     /// As with QEMU, clients must have a certificate then, unless
-    /// [`client_certificates`](Self::client_certificates) says otherwise.
+    /// [`client_certificates`](Self::client_certificates) says otherwise. A directory with
+    /// `keys.psk` and without `ca-cert.pem` and `server-cert.pem` is one of pre-shared keys
+    /// ([`psk_file`](Self::psk_file)).
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.common.directory = Some(Directory(path.into()));
@@ -136,51 +138,17 @@ impl ServerSettings {
     /// the file is named, and for settings that contradict each other.
     pub fn build(&self) -> Result<Arc<ServerConfig>> {
         let common = &self.common;
-        let mut trust = common.trust.clone();
-        let mut crl_files = common.crl_files.clone();
-        let mut identities = common.identities.clone();
-        let ask = match (self.client_certificates, &self.common.directory) {
-            (Some(ask), _) => ask,
-            (None, Some(_)) => ClientCertificates::Required,
-            (None, None) => ClientCertificates::Off,
-        };
-        if let Some(directory) = &self.common.directory {
-            trust = trust.or_else(|| Some(Trust::Files(vec![directory.authority()])));
-            crl_files.extend(directory.revocations());
-            identities.append(&mut directory.identities("server")?);
-        }
-        if identities.is_empty() {
-            let error = refuse("a server needs a certificate and its key");
-            return Err(match &self.common.directory {
-                None => error,
-                Some(Directory(path)) => {
-                    error.hint(format!("{} has no server-cert.pem", path.display()))
-                }
-            });
-        }
+        common.require_certificates(ROLE)?;
+        let parts = self.parts()?;
         let provider = provider();
-        let is_asked = ask != ClientCertificates::Off;
-        let verifier = match (is_asked, trust, &common.authorization) {
-            (true, Some(trust), rules) => {
-                let keeps_others_out = rules.as_ref().is_some_and(|rules| !rules.allows_others());
-                let is_mandatory = ask == ClientCertificates::Required || keeps_others_out;
-                let rules = rules.clone();
-                Arc::new(ClientCheck::new(&trust, &crl_files, rules, is_mandatory, &provider)?)
+        let verifier = match parts.clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(Clients { trust, rules, is_mandatory }) => {
+                let crls = &parts.crl_files;
+                Arc::new(ClientCheck::new(&trust, crls, rules, is_mandatory, &provider)?)
             }
-            (true, None, _) => {
-                let error = refuse("clients are asked for certificates, but whose are believed?");
-                return Err(error.hint("name the certificate of the authority that signs them"));
-            }
-            (false, _, Some(_)) => {
-                let reason = "there are rules about clients, who are not asked for certificates";
-                return Err(refuse(reason).hint("require certificates from clients"));
-            }
-            (false, Some(_), None) if self.common.directory.is_none() => {
-                let reason = "it is said which clients are believed, but they are not asked";
-                return Err(refuse(reason).hint("require certificates from clients"));
-            }
-            (false, ..) => WebPkiClientVerifier::no_client_auth(),
         };
+        let identities = parts.identities;
         let identities: Result<_> =
             identities.iter().map(|identity| identity.load(&provider)).collect();
         common.check_alpn()?;
@@ -202,6 +170,61 @@ impl ServerSettings {
         Ok(Arc::new(config))
     }
 
+    /// What is shown and who is asked, with what a directory adds.
+    pub(super) fn parts(&self) -> Result<Parts> {
+        let common = &self.common;
+        let mut trust = common.trust.clone();
+        let mut crl_files = common.crl_files.clone();
+        let mut identities = common.identities.clone();
+        let ask = match (self.client_certificates, &self.common.directory) {
+            (Some(ask), _) => ask,
+            (None, Some(_)) => ClientCertificates::Required,
+            (None, None) => ClientCertificates::Off,
+        };
+        if let Some(directory) = &self.common.directory {
+            trust = trust.or_else(|| Some(Trust::Files(vec![directory.authority()])));
+            crl_files.extend(directory.revocations());
+            identities.append(&mut directory.identities(ROLE)?);
+        }
+        if identities.is_empty() {
+            let error = refuse("a server needs a certificate and its key");
+            return Err(match &self.common.directory {
+                None => error,
+                Some(Directory(path)) => {
+                    error.hint(format!("{} has no server-cert.pem", path.display()))
+                }
+            });
+        }
+        let is_asked = ask != ClientCertificates::Off;
+        let clients = match (is_asked, trust, &common.authorization) {
+            (true, Some(trust), rules) => {
+                let keeps_others_out = rules.as_ref().is_some_and(|rules| !rules.allows_others());
+                let is_mandatory = ask == ClientCertificates::Required || keeps_others_out;
+                Some(Clients { trust, rules: rules.clone(), is_mandatory })
+            }
+            (true, None, _) => {
+                let error = refuse("clients are asked for certificates, but whose are believed?");
+                return Err(error.hint("name the certificate of the authority that signs them"));
+            }
+            (false, _, Some(_)) => {
+                let reason = "there are rules about clients, who are not asked for certificates";
+                return Err(refuse(reason).hint("require certificates from clients"));
+            }
+            (false, Some(_), None) if self.common.directory.is_none() => {
+                let reason = "it is said which clients are believed, but they are not asked";
+                return Err(refuse(reason).hint("require certificates from clients"));
+            }
+            (false, ..) => None,
+        };
+        Ok(Parts { identities, crl_files, clients })
+    }
+
+    /// Whether it was said that clients are asked for certificates, or not.
+    #[cfg(feature = "openssl")]
+    pub(super) fn asks_explicitly(&self) -> bool {
+        self.client_certificates.is_some()
+    }
+
     /// Builds a configuration that can be made anew from the same files.
     ///
     /// # Errors
@@ -211,6 +234,24 @@ impl ServerSettings {
         Reloadable::new(move || self.build())
     }
 }
+
+/// What a server shows, and whom it asks.
+pub(super) struct Parts {
+    pub(super) identities: Vec<Identity>,
+    pub(super) crl_files: Vec<PathBuf>,
+    /// `None` where clients are not asked.
+    pub(super) clients: Option<Clients>,
+}
+
+/// Which clients are believed.
+pub(super) struct Clients {
+    pub(super) trust: Trust,
+    pub(super) rules: Option<Authorization>,
+    pub(super) is_mandatory: bool,
+}
+
+/// What files in a directory begin with.
+pub(super) const ROLE: &str = "server";
 
 fn refuse(reason: &'static str) -> Error {
     Error::usage("configure", "TLS server", reason)
