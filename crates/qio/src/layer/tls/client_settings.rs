@@ -166,6 +166,11 @@ impl ClientSettings {
         }
     }
 
+    /// Whether rustls cannot do it: pre-shared keys, or nobody to be authenticated.
+    pub(crate) fn needs_openssl(&self) -> Result<bool> {
+        Ok(self.common.credentials(ROLE)? != Credentials::Certificates)
+    }
+
     /// Reads all files, and makes a configuration for any number of connections.
     ///
     /// # Errors

@@ -152,6 +152,7 @@ impl<S: Side> Tls<S> {
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
             peer_certificates: certificates.to_vec(),
             peer: certificates.first().and_then(Certificate::parse),
+            suite_name: None,
             server_name: self.asked_name.clone(),
             psk_user: None,
             resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),

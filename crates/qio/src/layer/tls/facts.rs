@@ -13,6 +13,8 @@ pub struct Facts {
     pub version: Option<ProtocolVersion>,
     /// The cipher suite.
     pub suite: Option<CipherSuite>,
+    /// Its name, where rustls may have none.
+    pub(super) suite_name: Option<&'static str>,
     /// The application's protocol (ALPN, RFC 7301).
     pub alpn: Option<Vec<u8>>,
     /// The peer's certificate, and those that lead to its root, as they were sent.
@@ -41,6 +43,9 @@ impl Facts {
 
     /// The cipher suite as IANA calls it: `TLS_AES_256_GCM_SHA384`.
     pub fn suite_text(&self) -> Option<String> {
+        if let Some(name) = self.suite_name {
+            return Some(name.to_owned());
+        }
         let text = format!("{:?}", self.suite?);
         // Those of TLS 1.3 have the version in their name in rustls only.
         Some(match text.strip_prefix("TLS13_") {

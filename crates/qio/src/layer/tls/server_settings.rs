@@ -10,7 +10,7 @@ use rustls::{KeyLogFile, ServerConfig};
 use super::directory::Directory;
 use super::identity::ServerIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, provider, settings_of_both_roles, unsupported};
+use super::settings::{Common, Credentials, provider, settings_of_both_roles, unsupported};
 use super::trust::ClientCheck;
 use super::{Authorization, Fingerprint, Identity, Trust, Version};
 use crate::error::{Error, Result};
@@ -128,6 +128,11 @@ impl ServerSettings {
     pub fn client_certificates(mut self, ask: ClientCertificates) -> Self {
         self.client_certificates = Some(ask);
         self
+    }
+
+    /// Whether rustls cannot do it: pre-shared keys, or nobody to be authenticated.
+    pub(crate) fn needs_openssl(&self) -> Result<bool> {
+        Ok(self.common.credentials(ROLE)? != Credentials::Certificates)
     }
 
     /// Reads all files, and makes a configuration for any number of connections.

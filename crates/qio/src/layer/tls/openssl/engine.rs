@@ -89,6 +89,7 @@ impl OpensslTls {
         };
         Facts {
             version: ssl.version2().and_then(version),
+            suite_name: ssl.current_cipher().and_then(|suite| suite.standard_name()),
             suite: ssl
                 .current_cipher()
                 .map(|suite| CipherSuite::from(u16::from_be_bytes(suite.protocol_id()))),

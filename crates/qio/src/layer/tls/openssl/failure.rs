@@ -39,8 +39,10 @@ pub(super) fn explain(stack: &ErrorStack, psk: bool) -> TlsError {
             "the two sides have no version of TLS in common"
         }
         NO_SHARED_CIPHER => "the two sides have no cipher suite in common",
-        NO_SUITABLE_KEY_SHARE if psk => "the client has no pre-shared key that we have, too",
-        PSK_IDENTITY_NOT_FOUND => "there is no pre-shared key for this user",
+        // Of TLS 1.3, where who has no such key would have to show a certificate.
+        NO_SUITABLE_SIGNATURE_ALGORITHM | PSK_IDENTITY_NOT_FOUND if psk => {
+            "there is no pre-shared key for this user"
+        }
         _ => match first.reason() {
             Some(reason) => return TlsError::Failed(reason.to_ascii_lowercase()),
             None => return TlsError::Failed(format!("error {code} of OpenSSL")),
@@ -56,7 +58,7 @@ const LIBRARY: i32 = 20;
 const ALERTS: i32 = 1000;
 
 // `SSL_R_…` of sslerr.h.
-const NO_SUITABLE_KEY_SHARE: i32 = 101;
+const NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
 const DIGEST_CHECK_FAILED: i32 = 149;
 const NO_SHARED_CIPHER: i32 = 193;
 const NO_CERTIFICATE: i32 = 199;
