@@ -17,7 +17,7 @@ use common::{eventually, patience};
 use qio::error::Class;
 use qio::layer::Layer;
 use qio::layer::tls::openssl::{self, OpensslTls};
-use qio::layer::tls::{self, ClientSettings, Facts, ServerSettings};
+use qio::layer::tls::{self, ClientSettings, Facts, SelfSigned, ServerSettings};
 use qio::net::{self, Address, ConnectOptions, ListenOptions, Listener};
 use qio::relay::{Relay, RelayOptions};
 use qio::transport::Socket;
@@ -294,6 +294,47 @@ fn a_user_without_a_key_or_with_another_one_is_refused_with_a_reason() {
             assert!(text.contains(reason), "{user}, {version}: {text}");
         }
     }
+}
+
+#[test]
+fn a_client_that_wants_to_renegotiate_is_refused() {
+    if lacks_openssl() {
+        return;
+    }
+    let made = SelfSigned::generate(["localhost"]).unwrap();
+    let context = ServerSettings::new().identity(made.identity()).build_openssl().unwrap();
+    let listener = listen("listen:tcp://127.0.0.1:0");
+    let port = listener.local_addresses()[0].port().unwrap();
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_client", "-tls1_2", "-connect"])
+        .arg(format!("127.0.0.1:{port}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut client = Running(command.spawn().unwrap());
+    let below = listener.accept(patience()).unwrap().channel;
+    let shaking = openssl::server(below, &context, soon()).unwrap();
+    let channel = finished(shaking).into_layer(tls::NAME);
+    let input = client.0.stdin.as_mut().unwrap();
+    input.write_all(b"before\n").unwrap();
+    let mut text = [0; 7];
+    channel.read_exact(&mut text).unwrap();
+    // A line of its own with this letter is the wish.
+    input.write_all(b"R\n").unwrap();
+    let reader = thread::spawn(move || channel.read(&mut [0; 10]).map(drop));
+    assert!(says(client.0.stderr.take().unwrap(), "no renegotiation"));
+    drop(client);
+    // Nothing was read but the end.
+    let _ = reader.join().unwrap();
+}
+
+fn lacks_openssl() -> bool {
+    let lacks = Command::new("openssl").arg("version").output().is_err();
+    if lacks {
+        println!("skipped: there is no openssl");
+    }
+    lacks
 }
 
 // NBD (github.com/NetworkBlockDevice/nbd, doc/proto.md) begins in plain text and turns into TLS

@@ -13,7 +13,7 @@
 //! | name of a server in CN, where no alternative name is one of a host | no | yes |
 //! | sessions resumed by clients | yes | no, only by servers |
 //! | a client's choice among several certificates | yes | no, an error |
-//! | changing our own key ([`refresh_keys`](super::Tls::refresh_keys)) | yes | no; the peer's wish is followed |
+//! | changing our own key ([`refresh_keys`](super::Tls::refresh_keys)) | yes | no; a peer that asks for it gets it |
 //! | alert for a peer that the rules keep out | `access_denied` | `handshake_failure` |
 //!
 //! What the settings do not say is the same whatever the system's `openssl.cnf` says of it.
@@ -87,3 +87,6 @@ pub fn server<C: Channel>(
 fn unusable(error: &ErrorStack) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, failure::explain(error, false))
 }
+
+#[cfg(test)]
+mod tests;
