@@ -49,6 +49,7 @@ impl ServerSettings {
         let failed = |error: ErrorStack| context::unusable(&error);
         let mut builder = begin(common, &credentials)?;
         let mut check = None;
+        let mut named = Vec::new();
         let resumes = match &credentials {
             _ if credentials != Credentials::Certificates && self.asks_explicitly() => {
                 let reason = "clients have no certificates in such a session";
@@ -71,18 +72,17 @@ impl ServerSettings {
                     context::identify(&mut builder, first)?;
                 }
                 if identities.len() > 1 {
-                    let mut named = Vec::new();
                     for identity in &identities {
                         let mut other = begin(common, &credentials)?;
                         context::identify(&mut other, identity)?;
                         let certificate = identity.certificates.read()?.certificates()?.remove(0);
                         named.push(Named { certificate, context: other.build() });
                     }
-                    choose(&mut builder, named);
                 }
                 common.resumes
             }
         };
+        choose(&mut builder, named);
         if !resumes {
             builder.set_options(SslOptions::NO_TICKET);
             builder.set_num_tickets(0).map_err(failed)?;
@@ -129,7 +129,8 @@ fn find<'a>(name: &[u8], mut list: &'a [u8]) -> Option<&'a [u8]> {
     None
 }
 
-/// Shows the identity with the name that the client asks for, else the first.
+/// Shows the identity with the name that the client asks for, else the first; also who has one
+/// answers, because a name that was not answered is not remembered by a session.
 fn choose(builder: &mut SslContextBuilder, named: Vec<Named>) {
     builder.set_servername_callback(move |ssl: &mut SslRef, _| {
         let asked = ssl.servername(NameType::HOST_NAME);
