@@ -116,8 +116,14 @@ impl Identity {
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
         let mut roots = RootCertStore::empty();
         roots.add(cert.clone()).expect("a root");
-        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let server = ServerConfig::builder()
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![cert], key)
             .expect("a certificate");
@@ -383,4 +389,9 @@ fn copy(bytes: usize) -> Duration {
         black_box(&wire);
     }
     began.elapsed() / 8
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -65,14 +65,23 @@ fn configs(
     let (cert, key) = identity();
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder_with_protocol_versions(versions)
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let server = ServerConfig::builder_with_protocol_versions(versions)
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![cert], key)
         .unwrap();
     (Arc::new(client), Arc::new(server))
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {

@@ -10,9 +10,9 @@ use rustls::{ClientConfig, KeyLogFile};
 use super::directory::Directory;
 use super::identity::ClientIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, Credentials, provider, settings_of_both_roles, unsupported};
+use super::settings::{Common, Credentials, settings_of_both_roles, unsupported};
 use super::trust::ServerCheck;
-use super::{Authorization, Fingerprint, Identity, Trust, Version};
+use super::{Authorization, Fingerprint, Identity, Provider, Trust, Version};
 use crate::error::{Error, Result};
 
 /// What a client of TLS believes and shows: [`build`](Self::build) makes of it what
@@ -181,7 +181,7 @@ impl ClientSettings {
         let common = &self.common;
         common.require_certificates(ROLE)?;
         let (crl_files, identities) = self.files()?;
-        let provider = provider();
+        let provider = common.provider.get();
         let check =
             ServerCheck::new(&self.trusts(), &crl_files, common.authorization.clone(), &provider)?;
         let identities: Result<_> =

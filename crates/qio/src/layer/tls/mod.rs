@@ -20,6 +20,7 @@ mod identity;
 #[cfg(feature = "openssl")]
 pub mod openssl;
 mod pem;
+mod provider;
 mod record;
 mod reload;
 mod self_signed;
@@ -40,6 +41,7 @@ pub use error::TlsError;
 pub use facts::Facts;
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
+pub use provider::Provider;
 pub use reload::Reloadable;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};

@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::crypto::ring::Ticketer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{KeyLogFile, ServerConfig};
 
 use super::directory::Directory;
 use super::identity::ServerIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, Credentials, provider, settings_of_both_roles, unsupported};
+use super::settings::{Common, Credentials, settings_of_both_roles, unsupported};
 use super::trust::ClientCheck;
-use super::{Authorization, Fingerprint, Identity, Trust, Version};
+use super::{Authorization, Fingerprint, Identity, Provider, Trust, Version};
 use crate::error::{Error, Result};
 
 /// What a server of TLS shows and believes: [`build`](Self::build) makes of it what
@@ -145,7 +144,7 @@ impl ServerSettings {
         let common = &self.common;
         common.require_certificates(ROLE)?;
         let parts = self.parts()?;
-        let provider = provider();
+        let provider = common.provider.get();
         let verifier = match parts.clients {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(Clients { trust, rules, is_mandatory }) => {
@@ -164,7 +163,7 @@ impl ServerSettings {
             .with_cert_resolver(Arc::new(ServerIdentities(identities?)));
         config.alpn_protocols.clone_from(&common.alpn);
         if common.resumes {
-            config.ticketer = Ticketer::new().map_err(unsupported)?;
+            config.ticketer = common.provider.ticketer().map_err(unsupported)?;
         } else {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;

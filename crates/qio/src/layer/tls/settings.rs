@@ -1,13 +1,11 @@
 //! What both roles have settings for.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rustls::SupportedProtocolVersion;
-use rustls::crypto::{CryptoProvider, ring};
 
 use super::directory::Directory;
-use super::{Authorization, Identity, Trust};
+use super::{Authorization, Identity, Provider, Trust};
 use crate::error::{Error, Result};
 
 /// A version of the protocol.
@@ -59,6 +57,14 @@ macro_rules! settings_of_both_roles {
         #[must_use]
         pub fn max_version(mut self, version: Version) -> Self {
             self.common.max_version = version;
+            self
+        }
+
+        /// Whose cryptography rustls uses; by default what the process has installed, else that of
+        /// ring. The engine of OpenSSL has its own.
+        #[must_use]
+        pub fn provider(mut self, provider: Provider) -> Self {
+            self.common.provider = provider;
             self
         }
 
@@ -115,6 +121,7 @@ pub(crate) struct Common {
     pub(crate) logs_keys: bool,
     pub(crate) psk_file: Option<PathBuf>,
     pub(crate) anonymous: bool,
+    pub(crate) provider: Provider,
 }
 
 /// How the two sides know each other.
@@ -142,6 +149,7 @@ impl Default for Common {
             logs_keys: false,
             psk_file: None,
             anonymous: false,
+            provider: Provider::default(),
         }
     }
 }
@@ -212,14 +220,6 @@ impl Common {
                 Err(Error::usage("configure", "ALPN", reason))
             }
         }
-    }
-}
-
-/// The cryptography that the process has chosen, else ring.
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    match CryptoProvider::get_default() {
-        Some(provider) => Arc::clone(provider),
-        None => Arc::new(ring::default_provider()),
     }
 }
 
