@@ -5,6 +5,10 @@
 //! that have changed. [`Authorization`] says who of those with a good certificate may come in, and
 //! [`Facts`] what was agreed on.
 //!
+//! rustls does it, or with the feature `openssl` the engine of OpenSSL
+#![cfg_attr(feature = "openssl", doc = "([`openssl`])")]
+//! for pre-shared keys and what else rustls does not have. The settings are the same.
+//!
 //! Key material is never shown, by `Debug`, in errors or events; it is logged only where
 //! [`key_log`](ClientSettings::key_log) was asked for.
 
