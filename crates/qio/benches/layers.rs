@@ -118,12 +118,12 @@ impl Identity {
         roots.add(cert.clone()).expect("a root");
         let client = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .unwrap()
+            .expect("ring has these versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
         let server = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .unwrap()
+            .expect("ring has these versions")
             .with_no_client_auth()
             .with_single_cert(vec![cert], key)
             .expect("a certificate");
