@@ -466,6 +466,43 @@ fn a_reload_of_keys_changes_new_connections_and_no_other() {
     });
 }
 
+/// In TLS 1.3 who stands between the two sides could pass over the key, and show a certificate of
+/// its own.
+#[test]
+fn a_server_that_passes_over_the_key_is_refused_whatever_it_shows() {
+    alone(|| {
+        let world = World::new();
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys.psk");
+        fs::write(&keys, format!("qemu:{}\n", "1f".repeat(16))).unwrap();
+        let client = ClientSettings::new().psk_file(&keys);
+        let made = SelfSigned::generate(["host.example"]).unwrap();
+        let servers = [world.server(), ServerSettings::new().identity(made.identity())];
+        for server in servers {
+            for version in [Version::Tls12, Version::Tls13] {
+                let client = client.clone().max_version(version).build_openssl().unwrap();
+                let (refused, server) = shake(&client, &server.build_openssl().unwrap());
+                let text = why(refused).to_string();
+                match version {
+                    Version::Tls13 => {
+                        assert!(text.contains("shows a certificate instead of knowing"), "{text}");
+                    }
+                    _ => assert!(text.contains("alert HandshakeFailure"), "{text}"),
+                }
+                assert!(server.is_err() || told(server).contains("alert"));
+            }
+        }
+        // Nor is an anonymous client taken in by a certificate, or somebody with a key by nobody.
+        let anonymous = ClientSettings::new().anonymous(true).build_openssl().unwrap();
+        why(shake(&anonymous, &world.server().build_openssl().unwrap()).0);
+        let nobody = ServerSettings::new().anonymous(true).build_openssl().unwrap();
+        why(shake(&client.build_openssl().unwrap(), &nobody).0);
+        let knows = ServerSettings::new().psk_file(&keys).build_openssl().unwrap();
+        why(shake(&anonymous, &knows).1);
+        why(shake(&world.client().build_openssl().unwrap(), &knows).1);
+    });
+}
+
 #[test]
 fn credentials_that_contradict_each_other_are_refused() {
     let dir = tempfile::tempdir().unwrap();

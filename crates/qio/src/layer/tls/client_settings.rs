@@ -180,6 +180,9 @@ impl ClientSettings {
     pub fn build(&self) -> Result<Arc<ClientConfig>> {
         let common = &self.common;
         common.require_certificates(ROLE)?;
+        if self.psk_user.is_some() {
+            return Err(without_key());
+        }
         let (crl_files, identities) = self.files()?;
         let provider = common.provider.get();
         let check =
@@ -237,6 +240,12 @@ impl ClientSettings {
         let there = || directory.map(|directory| Trust::Files(vec![directory.authority()]));
         self.common.trust.clone().or_else(there).unwrap_or_default()
     }
+}
+
+/// A user is known by a key, and there is none.
+pub(super) fn without_key() -> Error {
+    let reason = "there is a user, but no pre-shared key (PSK)";
+    Error::usage("configure", "TLS client", reason)
 }
 
 /// What files in a directory begin with.

@@ -7,7 +7,7 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode};
 use rustls::pki_types::ServerName;
 
-use super::super::client_settings::ROLE;
+use super::super::client_settings::{ROLE, without_key};
 use super::super::settings::Credentials;
 use super::super::{ClientSettings, Reloadable};
 use super::check::Check;
@@ -51,12 +51,12 @@ impl ClientSettings {
                     return Err(Error::usage("configure", "TLS client", reason));
                 }
                 PskKeys::read(file)?.install_client(&mut builder, name)?;
+                // In TLS 1.3 a server may pass over the key and show a certificate instead: nobody's
+                // is believed.
+                builder.set_verify(SslVerifyMode::PEER);
                 user = Some(name.to_owned());
             }
-            _ if self.psk_user.is_some() => {
-                let reason = "there is a user, but no pre-shared key (PSK)";
-                return Err(Error::usage("configure", "TLS client", reason));
-            }
+            _ if self.psk_user.is_some() => return Err(without_key()),
             Credentials::Anonymous => builder.set_verify(SslVerifyMode::NONE),
             Credentials::Certificates => {
                 let (crl_files, identities) = self.files()?;

@@ -118,6 +118,10 @@ impl OpensslTls {
                     let text = "the peer's certificate was not checked";
                     return Err(self.fail(TlsError::Failed(text.into())));
                 }
+                if self.user.is_some() && ssl.peer_certificate().is_some() {
+                    // The same.
+                    return Err(self.fail(TlsError::Failed(PASSED_OVER.into())));
+                }
                 self.done = true;
                 Ok(())
             }
@@ -345,6 +349,10 @@ fn version(version: SslVersion) -> Option<ProtocolVersion> {
 fn der(certificate: &X509Ref) -> Option<CertificateDer<'static>> {
     certificate.to_der().ok().map(CertificateDer::from)
 }
+
+/// What a client with a pre-shared key must never accept.
+pub(super) const PASSED_OVER: &str =
+    "the server shows a certificate instead of knowing the pre-shared key (PSK)";
 
 /// How much the protocol itself may have to say, and the peer not read: hundreds of answers to
 /// requests for new keys (RFC 8446, section 4.6.3), of which one at a time makes sense.

@@ -4,6 +4,7 @@ use openssl::error::ErrorStack;
 use rustls::{AlertDescription, Error as RustlsError};
 
 use super::super::TlsError;
+use super::engine::PASSED_OVER;
 
 /// Why a handshake or a record failed; `psk` says that the sides are about to know each other by
 /// pre-shared keys.
@@ -31,6 +32,7 @@ pub(super) fn explain(stack: &ErrorStack, psk: bool) -> TlsError {
     }
     let text = match code {
         NO_CERTIFICATE => return RustlsError::NoCertificatesPresented.into(),
+        CERTIFICATE_VERIFY_FAILED if psk => PASSED_OVER,
         NO_APPLICATION_PROTOCOL => return RustlsError::NoApplicationProtocol.into(),
         BAD_RECORD_MAC | DIGEST_CHECK_FAILED | BINDER_DOES_NOT_VERIFY if psk => {
             return TlsError::WrongKey;
@@ -59,6 +61,7 @@ const ALERTS: i32 = 1000;
 
 // `SSL_R_…` of sslerr.h.
 const NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
+const CERTIFICATE_VERIFY_FAILED: i32 = 134;
 const DIGEST_CHECK_FAILED: i32 = 149;
 const NO_SHARED_CIPHER: i32 = 193;
 const NO_CERTIFICATE: i32 = 199;
