@@ -263,6 +263,37 @@ fn a_certificate_that_was_made_is_believed_by_its_pin_alone() {
 }
 
 #[test]
+fn who_has_the_key_is_served_where_openssl_is_built_in_and_else_the_feature_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let [keys, wrong, socket] =
+        ["keys.psk", "wrong.psk", "x"].map(|name| folder.path().join(name).display().to_string());
+    let key = "00112233445566778899aabbccddeeff";
+    std::fs::write(&keys, format!("qemu:{key}\nalice:{key}\n")).unwrap();
+    std::fs::write(&wrong, format!("qemu:{}\n", key.replace('1', "2"))).unwrap();
+    let listen = format!("listen:tls+unix:{socket}?psk={keys}");
+    if cfg!(not(feature = "openssl")) {
+        let outcome = run(&mut qio(["relay", &listen, "echo:"]), b"");
+        assert_eq!(outcome.status, 2);
+        assert!(outcome.complaint().contains("without the feature \"openssl\""), "{outcome:?}");
+        return;
+    }
+    let (mut relay, _) = Running::relay(&[&listen, "echo:"]);
+    for user in ["", "&user=alice"] {
+        let address = format!("tls+unix:{socket}?psk={keys}{user}");
+        let outcome = run(&mut qio(["connect", &address]), b"hello");
+        assert_eq!((outcome.status, outcome.text()), (0, "hello"), "{outcome:?}");
+        assert_eq!(relay.event("connection")["end"], "finished");
+    }
+    let address = format!("tls+unix:{socket}?psk={wrong}");
+    let outcome = run(&mut qio(["connect", &address]), b"hello");
+    assert_eq!(outcome.status, 6);
+    let text = "tls: the two sides do not have the same pre-shared key (PSK)";
+    assert!(outcome.complaint().starts_with(&format!("connect {address}: {text}")), "{outcome:?}");
+    let told = relay.event("handshake-failed")["error"].as_str().unwrap().to_owned();
+    assert!(told.contains(text) && !told.contains("2233"), "{told}");
+}
+
+#[test]
 fn plain_text_where_tls_is_expected_is_a_failure_of_tls_on_both_sides() {
     let plain = serve(|mut client| {
         // The hello is read, so that closing is no reset.

@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qio::transport::Socket;
@@ -229,8 +230,16 @@ fn tls_pair(left: Socket, right: Socket) -> (impl Channel, impl Channel) {
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key);
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key);
     let server = tls::server(right, Arc::new(server.unwrap()), soon()).unwrap();
     let server = std::thread::spawn(move || finished(server).into_layer(tls::NAME));
     let name = ServerName::try_from("localhost").unwrap();
@@ -240,4 +249,9 @@ fn tls_pair(left: Socket, right: Socket) -> (impl Channel, impl Channel) {
     pair.1.write_all(b"x").unwrap();
     pair.0.read_exact(&mut [0]).unwrap();
     pair
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

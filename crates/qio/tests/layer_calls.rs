@@ -125,8 +125,16 @@ fn tls_over(pair: Pair) -> Pair {
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key);
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key);
     let server = tls::server(pair.right, Arc::new(server.unwrap()), soon()).unwrap();
     let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
     let name = ServerName::try_from("localhost").unwrap();
@@ -201,4 +209,9 @@ fn a_message_that_is_waited_for_is_one_call_out_and_one_in() {
         // A read that comes before the answer finds out about the empty socket only once.
         assert!(made.reads <= MESSAGES + 2 && made.in_vain <= 2, "{name}: {made:?}");
     }
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -46,9 +46,16 @@ fn configs(tickets: usize) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     });
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let key = PrivateKeyDer::try_from(key.clone()).unwrap();
-    let server = ServerConfig::builder().with_no_client_auth();
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
     let mut server = server.with_single_cert(vec![cert.clone()], key).unwrap();
     server.send_tls13_tickets = tickets;
     (Arc::new(client), Arc::new(server))
@@ -386,4 +393,9 @@ fn frames_and_records_of_one_byte_are_read_together() {
         assert!(all.iter().enumerate().all(|(at, byte)| *byte == at as u8), "{name}");
         drop(writer.finish());
     }
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -82,9 +82,14 @@ fn configs() -> Configs {
             let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
             let mut roots = RootCertStore::empty();
             roots.add(cert.clone()).unwrap();
-            let client =
-                ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-            let server = ServerConfig::builder()
+            let client = ClientConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let server = ServerConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()
+                .unwrap()
                 .with_no_client_auth()
                 .with_single_cert(vec![cert], key)
                 .unwrap();
@@ -295,4 +300,9 @@ fn tiny<A: Channel, B: Channel>(name: &str, (from, to): (A, B)) {
     let reader = Job::start(move || to.read_exact(&mut vec![0; sent]).unwrap());
     from.flush_all(Some(Instant::now() + Duration::from_secs(10))).unwrap();
     reader.finish();
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -216,8 +216,15 @@ fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder().with_no_client_auth();
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
     let server = server.with_single_cert(vec![cert], key).unwrap();
     let (left, right) = Socket::pair().unwrap();
     let server = tls::server(right, Arc::new(server), None).unwrap();
@@ -225,4 +232,9 @@ fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
     let name = ServerName::try_from("localhost").unwrap();
     let client = finished(tls::client(left, Arc::new(client), name, None).unwrap());
     (client.into_layer(tls::NAME), server.join().unwrap())
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

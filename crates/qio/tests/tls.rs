@@ -38,8 +38,12 @@ fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let server =
-        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key).unwrap();
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .unwrap();
     (Arc::new(client), Arc::new(server))
 }
 

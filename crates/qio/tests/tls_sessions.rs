@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use qio::error::Class;
 use qio::layer::tls::{
     self, Authorization, ClientCertificates, ClientSettings, ClientTls, Facts, Identity, Pattern,
-    SelfSigned, ServerSettings, ServerTls, TlsError, Trust, TrustedBy, Version,
+    Provider, SelfSigned, ServerSettings, ServerTls, TlsError, Trust, TrustedBy, Version,
 };
 use qio::layer::{Established, Layer};
 use qio::transport::Socket;
@@ -408,9 +408,12 @@ fn a_certificate_without_its_key_is_refused_also_when_pinned_or_anybody_is_belie
             ClientSettings::new().trust(Trust::Anybody),
         ] {
             for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-                let server = ServerConfig::builder_with_protocol_versions(&[version])
-                    .with_no_client_auth()
-                    .with_cert_resolver(Arc::clone(&thief) as _);
+                let server =
+                    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                        .with_protocol_versions(&[version])
+                        .unwrap()
+                        .with_no_client_auth()
+                        .with_cert_resolver(Arc::clone(&thief) as _);
                 let (client, _) = shake(&settings.build().unwrap(), &Arc::new(server));
                 let bad = Error::InvalidCertificate(CertificateError::BadSignature);
                 assert!(matches!(why(client), TlsError::Protocol(error) if error == bad));
@@ -467,6 +470,37 @@ fn the_second_connection_resumes_the_session_of_the_first() {
                 facts(client, server);
                 assert!(!facts(client, server).0.resumed, "{version:?}");
             }
+        }
+    });
+}
+
+/// Nothing but the settings says whose cryptography it is: a build with both is one with ring.
+#[test]
+fn the_provider_is_the_one_that_the_settings_name() {
+    alone(|| {
+        let world = World::new();
+        let ring = format!("{:?}", ring::default_provider());
+        let shows = |provider| {
+            let client = world.client().provider(provider).build().unwrap();
+            let server = world.server().provider(provider).build().unwrap();
+            let (first, _) = facts(&client, &server);
+            // Its tickets are as good.
+            assert!(!first.resumed && facts(&client, &server).0.resumed);
+            let names = [client.crypto_provider(), server.crypto_provider()]
+                .map(|provider| format!("{provider:?}"));
+            assert_eq!(names[0], names[1]);
+            names[0].clone()
+        };
+        assert_eq!(shows(Provider::default()), ring);
+        assert_eq!(shows(Provider::Ring), ring);
+        #[cfg(feature = "aws-lc-rs")]
+        {
+            let other = shows(Provider::AwsLcRs);
+            assert!(other.contains("AwsLcRs") && other != ring, "{other}");
+            // One talks to the other.
+            let client = world.client_with_certificate().provider(Provider::AwsLcRs);
+            let server = world.server_that_asks(ClientCertificates::Required);
+            facts(&client.build().unwrap(), &server.build().unwrap());
         }
     });
 }

@@ -34,8 +34,14 @@ impl Identity {
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
         let mut roots = RootCertStore::empty();
         roots.add(cert.clone()).expect("a root");
-        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let server = ServerConfig::builder()
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("ring has these versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("ring has these versions")
             .with_no_client_auth()
             .with_single_cert(vec![cert], key)
             .expect("a certificate");
@@ -182,4 +188,9 @@ impl Foreign {
         let mut next = || Duration::from_nanos(nanoseconds.next().expect("two numbers"));
         Cost { wall: next(), cpu: next() }
     }
+}
+
+/// Named, because rustls has no default in a build with more than one.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

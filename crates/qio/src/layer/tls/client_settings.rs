@@ -10,9 +10,9 @@ use rustls::{ClientConfig, KeyLogFile};
 use super::directory::Directory;
 use super::identity::ClientIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, provider, settings_of_both_roles, unsupported};
+use super::settings::{Common, Credentials, settings_of_both_roles, unsupported};
 use super::trust::ServerCheck;
-use super::{Authorization, Fingerprint, Identity, Trust, Version};
+use super::{Authorization, Fingerprint, Identity, Provider, Trust, Version};
 use crate::error::{Error, Result};
 
 /// What a client of TLS believes and shows: [`build`](Self::build) makes of it what
@@ -22,7 +22,8 @@ use crate::error::{Error, Result};
 /// the server is sent (SNI), sessions are resumed, and the client shows no certificate.
 ///
 /// A server's certificate must name the host in subjectAltName: the common name (CN) is not
-/// looked at, unlike in QEMU with GnuTLS.
+/// looked at, unlike in QEMU with GnuTLS. With the engine of OpenSSL (`build_openssl`, feature
+/// `openssl`) it is, where there are no alternative names of hosts.
 ///
 /// ```no_run
 /// use qio::layer::tls::ClientSettings;
@@ -36,14 +37,15 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClientSettings {
-    common: Common,
-    name: Option<String>,
-    sends_name: bool,
+    pub(super) common: Common,
+    pub(super) name: Option<String>,
+    pub(super) sends_name: bool,
+    pub(super) psk_user: Option<String>,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { common: Common::default(), name: None, sends_name: true }
+        Self { common: Common::default(), name: None, sends_name: true, psk_user: None }
     }
 }
 
@@ -69,7 +71,9 @@ impl ClientSettings {
     /// Takes certificates from a directory in QEMU's layout (`-object tls-creds-x509,dir=`):
     /// `ca-cert.pem` for whom to believe, unless [`trust`](Self::trust) says otherwise;
     /// `ca-crl.pem` if it exists; and if they exist `client-cert.pem` with `client-key.pem`, then
-    /// `client-cert-0.pem` with `client-key-0.pem` and so on.
+    /// `client-cert-0.pem` with `client-key-0.pem` and so on. A directory with `keys.psk` and
+    /// without `ca-cert.pem` and `client-cert.pem` is one of pre-shared keys
+    /// ([`psk_file`](Self::psk_file)).
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.common.directory = Some(Directory(path.into()));
@@ -116,6 +120,14 @@ impl ClientSettings {
         self
     }
 
+    /// The user by whose pre-shared key the server knows us; `qemu` by default, as in QEMU. At most
+    /// 128 bytes.
+    #[must_use]
+    pub fn psk_user(mut self, user: impl Into<String>) -> Self {
+        self.psk_user = Some(user.into());
+        self
+    }
+
     /// Whether the server is told its name (SNI, RFC 6066, section 3); yes by default. An IP
     /// address is never sent.
     #[must_use]
@@ -144,7 +156,7 @@ impl ClientSettings {
                     Error::usage("verify", format!("server {name}"), reason)
                 })
             }
-            None if !self.trusts().checks_names() => {
+            None if !self.checks_names()? => {
                 Ok(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))))
             }
             None => {
@@ -152,6 +164,11 @@ impl ClientSettings {
                 Err(Error::usage("verify", "server", reason).hint("give the name of the server"))
             }
         }
+    }
+
+    /// Whether rustls cannot do it: pre-shared keys, or nobody to be authenticated.
+    pub(crate) fn needs_openssl(&self) -> Result<bool> {
+        Ok(self.common.credentials(ROLE)? != Credentials::Certificates)
     }
 
     /// Reads all files, and makes a configuration for any number of connections.
@@ -162,13 +179,12 @@ impl ClientSettings {
     /// file is named.
     pub fn build(&self) -> Result<Arc<ClientConfig>> {
         let common = &self.common;
-        let mut crl_files = common.crl_files.clone();
-        let mut identities = common.identities.clone();
-        if let Some(directory) = &self.common.directory {
-            crl_files.extend(directory.revocations());
-            identities.append(&mut directory.identities("client")?);
+        common.require_certificates(ROLE)?;
+        if self.psk_user.is_some() {
+            return Err(without_key());
         }
-        let provider = provider();
+        let (crl_files, identities) = self.files()?;
+        let provider = common.provider.get();
         let check =
             ServerCheck::new(&self.trusts(), &crl_files, common.authorization.clone(), &provider)?;
         let identities: Result<_> =
@@ -200,9 +216,37 @@ impl ClientSettings {
         Reloadable::new(move || self.build())
     }
 
-    fn trusts(&self) -> Trust {
+    /// Lists of revoked certificates, and who we are.
+    pub(super) fn files(&self) -> Result<(Vec<PathBuf>, Vec<Identity>)> {
+        let mut crl_files = self.common.crl_files.clone();
+        let mut identities = self.common.identities.clone();
+        if let Some(directory) = &self.common.directory {
+            crl_files.extend(directory.revocations());
+            identities.append(&mut directory.identities(ROLE)?);
+        }
+        Ok((crl_files, identities))
+    }
+
+    /// Whether the server has to prove a name.
+    fn checks_names(&self) -> Result<bool> {
+        Ok(match self.common.credentials(ROLE)? {
+            Credentials::Certificates => self.trusts().checks_names(),
+            Credentials::Psk(_) | Credentials::Anonymous => false,
+        })
+    }
+
+    pub(super) fn trusts(&self) -> Trust {
         let directory = self.common.directory.as_ref();
         let there = || directory.map(|directory| Trust::Files(vec![directory.authority()]));
         self.common.trust.clone().or_else(there).unwrap_or_default()
     }
 }
+
+/// A user is known by a key, and there is none.
+pub(super) fn without_key() -> Error {
+    let reason = "there is a user, but no pre-shared key (PSK)";
+    Error::usage("configure", "TLS client", reason)
+}
+
+/// What files in a directory begin with.
+pub(super) const ROLE: &str = "client";

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// The files in a directory as `-object tls-creds-x509,dir=` has it: `ca-cert.pem`, `ca-crl.pem`,
 /// and for each role `server-cert.pem` with `server-key.pem`, then `server-cert-0.pem` with
-/// `server-key-0.pem` and so on.
+/// `server-key-0.pem` and so on. Or as `-object tls-creds-psk,dir=` has it: `keys.psk`.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory(pub(crate) PathBuf);
 
@@ -21,6 +21,13 @@ impl Directory {
     /// The list of revoked certificates, if there is one.
     pub(super) fn revocations(&self) -> Option<PathBuf> {
         Some(self.0.join("ca-crl.pem")).filter(|path| is_there(path))
+    }
+
+    /// The pre-shared keys, if there are no certificates for this role.
+    pub(super) fn keys(&self, role: &str) -> Option<PathBuf> {
+        let certificates = [self.authority(), self.0.join(format!("{role}-cert.pem"))];
+        let keys = self.0.join("keys.psk");
+        (is_there(&keys) && !certificates.iter().any(|path| is_there(path))).then_some(keys)
     }
 
     /// The identities of a role.

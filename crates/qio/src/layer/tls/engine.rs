@@ -15,6 +15,10 @@ use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
 
 use super::identity::take_asked_name;
 use super::notes::{self, Notes};
+use super::record::{
+    HEADER_BYTES, INBOUND_BYTES, QUOTED_BYTES, RECORD_BYTES, RECORD_OVERHEAD, has_record, is_tls,
+    record_size, whole_records,
+};
 use super::{Certificate, Facts, TlsError};
 
 /// One side of a TLS connection: the handshake first, and the engine after it.
@@ -154,7 +158,7 @@ impl<S: Side> Tls<S> {
         let certificates = self.connection.peer_certificates().unwrap_or(&notes.refused);
         Facts {
             version: self.connection.protocol_version(),
-            suite: self.connection.negotiated_cipher_suite(),
+            suite: self.connection.negotiated_cipher_suite().map(|suite| suite.suite()),
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
             peer_certificates: certificates.to_vec(),
             peer: certificates.first().and_then(Certificate::parse),
@@ -162,7 +166,9 @@ impl<S: Side> Tls<S> {
             knows_revoked: notes.knows_revoked,
             is_asked_for_certificate: notes.is_asked,
             shows_certificate: notes.shows,
+            suite_name: None,
             server_name: self.asked_name.clone(),
+            psk_user: None,
             resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }
@@ -557,58 +563,6 @@ fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, outbound: &mut Vec<u8>) {
         }
     }
 }
-
-/// Whether a whole record is at the front of the wire.
-fn has_record(wire: &[u8]) -> bool {
-    record_size(wire).is_some_and(|size| wire.len() >= size)
-}
-
-/// The size of the record at the front of the wire: RFC 8446, section 5.1.
-fn record_size(wire: &[u8]) -> Option<usize> {
-    match wire {
-        [_, _, _, high, low, ..] => {
-            Some(HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])))
-        }
-        _ => None,
-    }
-}
-
-/// How many bytes at the front of the wire are whole records.
-fn whole_records(wire: &[u8]) -> usize {
-    let mut size = 0;
-    while has_record(&wire[size..]) {
-        size += record_size(&wire[size..]).unwrap_or_default();
-    }
-    size
-}
-
-/// Whether the header of a record of a handshake, or an alert, is at the front of the wire (RFC
-/// 8446, section 5.1; the versions of the past have 3 in front, too); `None` when it is too early
-/// to tell.
-fn is_tls(wire: &[u8]) -> Option<bool> {
-    match wire {
-        [] => None,
-        [20..=23] => None,
-        [20..=23, major, ..] => Some(*major == 3),
-        _ => Some(false),
-    }
-}
-
-/// How much of what is no TLS is shown.
-const QUOTED_BYTES: usize = 40;
-
-const HEADER_BYTES: usize = 5;
-
-/// The plain bytes of a full record: RFC 8446, section 5.1.
-const RECORD_BYTES: usize = 16 * 1024;
-
-/// What a record is longer than its plain bytes: 5 bytes of header, and at most 256 for the
-/// cipher (RFC 8446, section 5.2; 24 with the suites in use).
-const RECORD_OVERHEAD: usize = 5 + 256;
-
-/// Two records of the largest size that TLS 1.2 allows (RFC 5246, section 6.2.3), so that one is
-/// worked on while the next one comes.
-const INBOUND_BYTES: usize = 2 * (5 + 16 * 1024 + 2048);
 
 /// An alert in a record.
 const ALERT_BYTES: usize = 2 + RECORD_OVERHEAD;

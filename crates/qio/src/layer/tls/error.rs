@@ -19,6 +19,10 @@ use super::{Denied, Fingerprint};
 pub enum TlsError {
     /// The handshake, a certificate or a record is not as it must be.
     Protocol(rustls::Error),
+    /// The same in the words of OpenSSL, where rustls has no words for it.
+    Failed(String),
+    /// The two sides do not have the same pre-shared key (PSK) for this user.
+    WrongKey,
     /// The peer has a good certificate, or needs none, but may not come in.
     Denied(Denied),
     /// The peer's certificate is not one of those that are pinned, but this one.
@@ -56,6 +60,9 @@ impl TlsError {
                 Certificate::UnknownIssuer => {
                     "name the certificate of its authority, or pin its fingerprint"
                 }
+                Certificate::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+                    "the engine of OpenSSL (feature \"openssl\") looks at the common name, too"
+                }
                 Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
                     "connect to a name that the certificate has, or say which name it must have"
                 }
@@ -83,8 +90,12 @@ impl TlsError {
                 rustls::AlertDescription::AccessDenied => {
                     "the peer knows our certificate and does not let us in"
                 }
+                rustls::AlertDescription::UnknownPSKIdentity => {
+                    "the server has no key for this user: say which user it shall be"
+                }
                 _ => return None,
             },
+            Self::WrongKey => "the lines of this user must be the same in the files of both sides",
             Self::NotTls(_) => "connect without TLS, or to the port of the service that speaks it",
             _ => return None,
         })
@@ -115,6 +126,10 @@ impl fmt::Display for TlsError {
                 write!(out, "the peer refuses: alert {alert:?}")
             }
             Self::Protocol(error) => write!(out, "{error}"),
+            Self::Failed(text) => out.write_str(text),
+            Self::WrongKey => {
+                out.write_str("the two sides do not have the same pre-shared key (PSK)")
+            }
             Self::Denied(denied) => write!(out, "{denied}"),
             Self::Unpinned(is) => {
                 write!(out, "the peer's certificate has the fingerprint {is}, which is not pinned")

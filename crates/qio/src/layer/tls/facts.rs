@@ -1,7 +1,7 @@
 //! What two sides have agreed on.
 
 use rustls::pki_types::CertificateDer;
-use rustls::{ProtocolVersion, SupportedCipherSuite};
+use rustls::{CipherSuite, ProtocolVersion};
 
 use super::{Certificate, Fingerprint};
 
@@ -12,7 +12,9 @@ pub struct Facts {
     /// The version of the protocol.
     pub version: Option<ProtocolVersion>,
     /// The cipher suite.
-    pub suite: Option<SupportedCipherSuite>,
+    pub suite: Option<CipherSuite>,
+    /// Its name, where rustls may have none.
+    pub(super) suite_name: Option<&'static str>,
     /// The application's protocol (ALPN, RFC 7301).
     pub alpn: Option<Vec<u8>>,
     /// The peer's certificate, and those that lead to its root, as they were sent. After a
@@ -28,13 +30,16 @@ pub struct Facts {
     /// Whether lists of revoked certificates were looked at.
     pub knows_revoked: bool,
     /// Whether the server has asked for a certificate of ours. Known to a client whose
-    /// configuration comes from [`ClientSettings`](super::ClientSettings).
+    /// configuration is for rustls and comes from [`ClientSettings`](super::ClientSettings).
     pub is_asked_for_certificate: bool,
     /// Whether it was shown one.
     pub shows_certificate: bool,
     /// The name that the client asked for (SNI): known to clients, and to a server whose
     /// configuration comes from [`ServerSettings`](super::ServerSettings).
     pub server_name: Option<String>,
+    /// The user by whose key the two sides know each other, in a session with pre-shared keys (PSK).
+    /// Control characters in it are escaped.
+    pub psk_user: Option<String>,
     /// Whether an earlier session goes on.
     pub resumed: bool,
 }
@@ -65,7 +70,10 @@ impl Facts {
 
     /// The cipher suite as IANA calls it: `TLS_AES_256_GCM_SHA384`.
     pub fn suite_text(&self) -> Option<String> {
-        let text = format!("{:?}", self.suite?.suite());
+        if let Some(name) = self.suite_name {
+            return Some(name.to_owned());
+        }
+        let text = format!("{:?}", self.suite?);
         // Those of TLS 1.3 have the version in their name in rustls only.
         Some(match text.strip_prefix("TLS13_") {
             Some(rest) => format!("TLS_{rest}"),

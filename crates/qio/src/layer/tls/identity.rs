@@ -15,8 +15,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Certificate;
 use super::notes::note;
-use super::pem::Source;
-use crate::error::Result;
+use super::pem::{Pem, Source};
+use crate::error::{Error, Result};
 
 /// A certificate, those that lead to its root, and the private key.
 ///
@@ -24,8 +24,8 @@ use crate::error::Result;
 /// are the names of its files.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    certificates: Source,
-    key: Source,
+    pub(super) certificates: Source,
+    pub(super) key: Source,
 }
 
 impl Identity {
@@ -76,26 +76,27 @@ impl Identity {
         let key_pem = self.key.read()?;
         let key = provider.key_provider.load_private_key(key_pem.key()?).map_err(|_| {
             // The error may say what is in the key.
-            let kinds = "RSA of at least 2048 bits, ECDSA with P-256 or P-384, or Ed25519 is";
-            key_pem
-                .refuse("the private key is damaged, or of a kind that is not supported")
-                .hint(kinds)
+            unusable_key(&key_pem)
         })?;
         let loaded = CertifiedKey::new(chain, key);
         match loaded.keys_match() {
             Ok(()) | Err(RustlsError::InconsistentKeys(InconsistentKeys::Unknown)) => {
                 Ok(Arc::new(loaded))
             }
-            Err(RustlsError::InconsistentKeys(_)) => {
-                let text =
-                    format!("the key does not belong to the certificate in {}", pem.subject());
-                Err(key_pem
-                    .refuse(text)
-                    .hint("the certificate that belongs to the key comes first in its file"))
-            }
+            Err(RustlsError::InconsistentKeys(_)) => Err(foreign_key(&key_pem, &pem)),
             Err(_) => Err(pem.refuse("the first certificate is damaged")),
         }
     }
+}
+
+pub(super) fn unusable_key(key: &Pem) -> Error {
+    key.refuse("the private key is damaged, or of a kind that is not supported")
+        .hint("RSA of at least 2048 bits, ECDSA with P-256 or P-384, or Ed25519 is")
+}
+
+pub(super) fn foreign_key(key: &Pem, certificate: &Pem) -> Error {
+    key.refuse(format!("the key does not belong to the certificate in {}", certificate.subject()))
+        .hint("the certificate that belongs to the key comes first in its file")
 }
 
 /// Why a common name is no name of a host: RFC 6125, section 6.4.4, RFC 9525, section 2.
@@ -132,7 +133,12 @@ impl rustls::server::ResolvesServerCert for ServerIdentities {
 }
 
 fn is_named(identity: &CertifiedKey, name: &ServerName<'_>) -> bool {
-    let certificate = identity.end_entity_cert().and_then(ParsedCertificate::try_from);
+    identity.end_entity_cert().is_ok_and(|certificate| is_for(certificate, name))
+}
+
+/// Whether a certificate is for this name, whoever has signed it.
+pub(super) fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    let certificate = ParsedCertificate::try_from(certificate);
     certificate.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }
 

@@ -5,6 +5,10 @@
 //! that have changed. [`Authorization`] says who of those with a good certificate may come in, and
 //! [`Facts`] what was agreed on.
 //!
+//! rustls does it, or with the feature `openssl` the engine of OpenSSL
+#![cfg_attr(feature = "openssl", doc = "([`openssl`])")]
+//! for pre-shared keys and what else rustls does not have. The settings are the same.
+//!
 //! Key material is never shown, by `Debug`, in errors or events; it is logged only where
 //! [`key_log`](ClientSettings::key_log) was asked for.
 
@@ -18,7 +22,11 @@ mod facts;
 mod fingerprint;
 mod identity;
 mod notes;
+#[cfg(feature = "openssl")]
+pub mod openssl;
 mod pem;
+mod provider;
+mod record;
 mod reload;
 mod self_signed;
 mod server_settings;
@@ -38,6 +46,7 @@ pub use error::TlsError;
 pub use facts::{Facts, TrustedBy};
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
+pub use provider::Provider;
 pub use reload::Reloadable;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};

@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::crypto::ring::Ticketer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{KeyLogFile, ServerConfig};
 
 use super::directory::Directory;
 use super::identity::ServerIdentities;
 use super::reload::Reloadable;
-use super::settings::{Common, provider, settings_of_both_roles, unsupported};
+use super::settings::{Common, Credentials, settings_of_both_roles, unsupported};
 use super::trust::ClientCheck;
-use super::{Authorization, Fingerprint, Identity, Trust, Version};
+use super::{Authorization, Fingerprint, Identity, Provider, Trust, Version};
 use crate::error::{Error, Result};
 
 /// What a server of TLS shows and believes: [`build`](Self::build) makes of it what
@@ -35,7 +34,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ServerSettings {
-    common: Common,
+    pub(super) common: Common,
     client_certificates: Option<ClientCertificates>,
 }
 
@@ -78,7 +77,9 @@ impl ServerSettings {
     /// [`trust`](Self::trust) says otherwise; and `ca-crl.pem` if it exists.
     ///
     /// As with QEMU, clients must have a certificate then, unless
-    /// [`client_certificates`](Self::client_certificates) says otherwise.
+    /// [`client_certificates`](Self::client_certificates) says otherwise. A directory with
+    /// `keys.psk` and without `ca-cert.pem` and `server-cert.pem` is one of pre-shared keys
+    /// ([`psk_file`](Self::psk_file)).
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.common.directory = Some(Directory(path.into()));
@@ -128,6 +129,11 @@ impl ServerSettings {
         self
     }
 
+    /// Whether rustls cannot do it: pre-shared keys, or nobody to be authenticated.
+    pub(crate) fn needs_openssl(&self) -> Result<bool> {
+        Ok(self.common.credentials(ROLE)? != Credentials::Certificates)
+    }
+
     /// Reads all files, and makes a configuration for any number of connections.
     ///
     /// # Errors
@@ -135,6 +141,41 @@ impl ServerSettings {
     /// Of class `Open` for files that cannot be read, and `Usage` for what is wrong in them, where
     /// the file is named, and for settings that contradict each other.
     pub fn build(&self) -> Result<Arc<ServerConfig>> {
+        let common = &self.common;
+        common.require_certificates(ROLE)?;
+        let parts = self.parts()?;
+        let provider = common.provider.get();
+        let verifier = match parts.clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(Clients { trust, rules, is_mandatory }) => {
+                let crls = &parts.crl_files;
+                Arc::new(ClientCheck::new(&trust, crls, rules, is_mandatory, &provider)?)
+            }
+        };
+        let identities = parts.identities;
+        let identities: Result<_> =
+            identities.iter().map(|identity| identity.load(&provider)).collect();
+        common.check_alpn()?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&common.versions()?)
+            .map_err(unsupported)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(ServerIdentities(identities?)));
+        config.alpn_protocols.clone_from(&common.alpn);
+        if common.resumes {
+            config.ticketer = common.provider.ticketer().map_err(unsupported)?;
+        } else {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        if common.logs_keys {
+            config.key_log = Arc::new(KeyLogFile::new());
+        }
+        Ok(Arc::new(config))
+    }
+
+    /// What is shown and who is asked, with what a directory adds.
+    pub(super) fn parts(&self) -> Result<Parts> {
         let common = &self.common;
         let mut trust = common.trust.clone();
         let mut crl_files = common.crl_files.clone();
@@ -147,7 +188,7 @@ impl ServerSettings {
         if let Some(directory) = &self.common.directory {
             trust = trust.or_else(|| Some(Trust::Files(vec![directory.authority()])));
             crl_files.extend(directory.revocations());
-            identities.append(&mut directory.identities("server")?);
+            identities.append(&mut directory.identities(ROLE)?);
         }
         if identities.is_empty() {
             let error = refuse("a server needs a certificate and its key");
@@ -158,14 +199,12 @@ impl ServerSettings {
                 }
             });
         }
-        let provider = provider();
         let is_asked = ask != ClientCertificates::Off;
-        let verifier = match (is_asked, trust, &common.authorization) {
+        let clients = match (is_asked, trust, &common.authorization) {
             (true, Some(trust), rules) => {
                 let keeps_others_out = rules.as_ref().is_some_and(|rules| !rules.allows_others());
                 let is_mandatory = ask == ClientCertificates::Required || keeps_others_out;
-                let rules = rules.clone();
-                Arc::new(ClientCheck::new(&trust, &crl_files, rules, is_mandatory, &provider)?)
+                Some(Clients { trust, rules: rules.clone(), is_mandatory })
             }
             (true, None, _) => {
                 let error = refuse("clients are asked for certificates, but whose are believed?");
@@ -179,27 +218,15 @@ impl ServerSettings {
                 let reason = "it is said which clients are believed, but they are not asked";
                 return Err(refuse(reason).hint("require certificates from clients"));
             }
-            (false, ..) => WebPkiClientVerifier::no_client_auth(),
+            (false, ..) => None,
         };
-        let identities: Result<_> =
-            identities.iter().map(|identity| identity.load(&provider)).collect();
-        common.check_alpn()?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&common.versions()?)
-            .map_err(unsupported)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(ServerIdentities(identities?)));
-        config.alpn_protocols.clone_from(&common.alpn);
-        if common.resumes {
-            config.ticketer = Ticketer::new().map_err(unsupported)?;
-        } else {
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = 0;
-        }
-        if common.logs_keys {
-            config.key_log = Arc::new(KeyLogFile::new());
-        }
-        Ok(Arc::new(config))
+        Ok(Parts { identities, crl_files, clients })
+    }
+
+    /// Whether it was said that clients are asked for certificates, or not.
+    #[cfg(feature = "openssl")]
+    pub(super) fn asks_explicitly(&self) -> bool {
+        self.client_certificates.is_some()
     }
 
     /// Builds a configuration that can be made anew from the same files.
@@ -211,6 +238,24 @@ impl ServerSettings {
         Reloadable::new(move || self.build())
     }
 }
+
+/// What a server shows, and whom it asks.
+pub(super) struct Parts {
+    pub(super) identities: Vec<Identity>,
+    pub(super) crl_files: Vec<PathBuf>,
+    /// `None` where clients are not asked.
+    pub(super) clients: Option<Clients>,
+}
+
+/// Which clients are believed.
+pub(super) struct Clients {
+    pub(super) trust: Trust,
+    pub(super) rules: Option<Authorization>,
+    pub(super) is_mandatory: bool,
+}
+
+/// What files in a directory begin with.
+pub(super) const ROLE: &str = "server";
 
 fn refuse(reason: &'static str) -> Error {
     Error::usage("configure", "TLS server", reason)

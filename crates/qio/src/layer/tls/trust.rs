@@ -44,13 +44,23 @@ pub enum Trust {
 
 impl Trust {
     /// The roots; `None` where nobody has to sign.
-    pub(super) fn roots(&self) -> Result<Option<RootCertStore>> {
+    fn roots(&self) -> Result<Option<RootCertStore>> {
         let mut roots = RootCertStore::empty();
+        let signs = self.each_root(&mut |certificate| roots.add(certificate).is_ok())?;
+        Ok(signs.then_some(roots))
+    }
+
+    /// Gives each of the roots to `add`, which says whether it can be used; `false` where nobody
+    /// has to sign.
+    pub(super) fn each_root(
+        &self,
+        add: &mut dyn FnMut(CertificateDer<'static>) -> bool,
+    ) -> Result<bool> {
         match self {
             Self::System => {
                 let loaded = rustls_native_certs::load_native_certs();
-                roots.add_parsable_certificates(loaded.certs);
-                if roots.is_empty() {
+                // One that cannot be used does not spoil the others.
+                if loaded.certs.into_iter().filter(|root| add(root.clone())).count() == 0 {
                     let mut error = Error::new(Class::Open, "read", "the system's certificates");
                     error = match loaded.errors.into_iter().next() {
                         Some(cause) => error.because(cause),
@@ -62,20 +72,20 @@ impl Trust {
                 }
             }
             Self::Files(paths) => {
-                for path in paths {
-                    add(&mut roots, &Source::File(path.clone()))?;
-                }
-                if roots.is_empty() {
+                if paths.is_empty() {
                     return Err(Error::usage("trust", "certificates", "no file is named"));
                 }
+                for path in paths {
+                    add_all(add, &Source::File(path.clone()))?;
+                }
             }
-            Self::Pem(text) => add(&mut roots, &Source::Memory(text.clone()))?,
+            Self::Pem(text) => add_all(add, &Source::Memory(text.clone()))?,
             Self::Pinned(pins) if pins.is_empty() => {
                 return Err(Error::usage("trust", "fingerprints", "there are none"));
             }
-            Self::Pinned(_) | Self::Anybody => return Ok(None),
+            Self::Pinned(_) | Self::Anybody => return Ok(false),
         }
-        Ok(Some(roots))
+        Ok(true)
     }
 
     /// Whether the name in the certificate must be the right one.
@@ -83,7 +93,7 @@ impl Trust {
         !matches!(self, Self::Pinned(_) | Self::Anybody)
     }
 
-    fn why(&self) -> TrustedBy {
+    pub(super) fn why(&self) -> TrustedBy {
         match self {
             Self::System => TrustedBy::System,
             Self::Files(_) | Self::Pem(_) => TrustedBy::Authority,
@@ -92,7 +102,7 @@ impl Trust {
         }
     }
 
-    fn pins(&self) -> Option<Vec<Fingerprint>> {
+    pub(super) fn pins(&self) -> Option<Vec<Fingerprint>> {
         match self {
             Self::Pinned(pins) => Some(pins.clone()),
             _ => None,
@@ -100,10 +110,10 @@ impl Trust {
     }
 }
 
-fn add(roots: &mut RootCertStore, source: &Source) -> Result<()> {
+fn add_all(add: &mut dyn FnMut(CertificateDer<'static>) -> bool, source: &Source) -> Result<()> {
     let pem = source.read()?;
     for (index, certificate) in pem.certificates()?.into_iter().enumerate() {
-        if roots.add(certificate).is_err() {
+        if !add(certificate) {
             return Err(pem.refuse(format!("certificate {} in it is damaged", index + 1)));
         }
     }

@@ -11,6 +11,8 @@ use rustls::{ClientConfig, ServerConfig};
 use super::{Begin, Layer, Link, Upgrade};
 use crate::channel::Channel;
 use crate::error::Result;
+#[cfg(feature = "openssl")]
+use crate::layer::tls::openssl;
 use crate::layer::tls::{
     self, Authorization, ClientCertificates, ClientSettings, Common, Directory, Fingerprint,
     Identity, Pattern, Reloadable, SelfSigned, ServerSettings, Trust, Version,
@@ -30,6 +32,7 @@ pub(super) const LAYER: Layer = Layer {
             "serve with a certificate",
         ),
         Example::new("listen:tls+tcp://:4433?self-signed", "make one, and print its pin"),
+        Example::new("tls+unix:/run/nbd.sock?psk=keys.psk", "know each other by a key"),
     ],
     options: OPTIONS,
     in_target: None,
@@ -56,6 +59,25 @@ const OPTIONS: &[OptionInfo] = &[
     )
     .repeatable(),
     OptionInfo::new("creds", Value::Text("DIR"), "all of these from a directory in QEMU's layout"),
+    OptionInfo::new(
+        "psk",
+        Value::Text("FILE"),
+        "keys of both sides, lines user:hex, instead of certificates; needs openssl",
+    ),
+    OptionInfo::new("user", Value::Text("NAME"), "the user by whose key we are known")
+        .default("qemu")
+        .only(Applies::Connect),
+    OptionInfo::new(
+        "anon",
+        Value::Switch,
+        "no certificates, nobody is authenticated: insecure; TLS 1.2, needs openssl",
+    )
+    .default("off"),
+    OptionInfo::new(
+        "engine",
+        Value::Choice(&["rustls", "openssl"]),
+        "who does it [default: rustls, openssl with psk and anon]",
+    ),
     OptionInfo::new("crl", Value::Text("FILE"), "revoked certificates (PEM)").repeatable(),
     OptionInfo::new("self-signed", Value::Switch, "make a certificate in memory")
         .default("off")
@@ -88,6 +110,7 @@ fn check(part: &Part<'_>) -> std::result::Result<(), Refusal> {
         return Err(Refusal::new("option \"key\" needs \"cert\""));
     }
     pins(part)?;
+    check_credentials(part)?;
     match part.role() {
         Role::Connect if part.is_given("name") && part.is_given("sni") => {
             Err(Refusal::new("\"name\" and \"sni\" say the same thing twice"))
@@ -97,10 +120,13 @@ fn check(part: &Part<'_>) -> std::result::Result<(), Refusal> {
         {
             Err(Refusal::new("\"verify=off\" contradicts \"ca\" and \"pin\""))
         }
+        // Which credentials are in the directory decides whether a name is needed.
+        Role::Connect if part.is_given("creds") => client(part).map(drop),
         Role::Connect => server_name(part, &client(part)?).map(drop),
         Role::Listen => {
             if has_own(part) && part.switch("self-signed") {
-                return Err(Refusal::new("\"self-signed\" contradicts \"cert\" and \"creds\""));
+                let text = "\"self-signed\" contradicts \"cert\", \"creds\", \"psk\" and \"anon\"";
+                return Err(Refusal::new(text));
             }
             server(part).map(drop)
         }
@@ -113,14 +139,15 @@ fn prepare(part: &Part<'_>) -> Result<Arc<dyn Begin>> {
     if part.role() == Role::Connect {
         let settings = client(part).map_err(refused)?;
         let name = server_name(part, &settings).map_err(refused)?;
-        return Ok(Arc::new(Client { config: settings.reloadable()?, name }));
+        let is_other = wants_openssl(part, settings.needs_openssl()?).map_err(refused)?;
+        return client_of(settings, name, is_other);
     }
     if !has_own(part) && !part.switch("self-signed") {
         // Not in the check: whoever listens may add the last of these to the address.
         return Err(refused(
             Refusal::new("a server needs a certificate")
                 .inside(&part.name())
-                .hint("cert=FILE&key=FILE, creds=DIR or self-signed"),
+                .hint("cert=FILE&key=FILE, creds=DIR, psk=FILE or self-signed"),
         ));
     }
     let mut settings = server(part).map_err(refused)?;
@@ -131,7 +158,80 @@ fn prepare(part: &Part<'_>) -> Result<Arc<dyn Begin>> {
         pin = Some(made.fingerprint());
         settings = settings.identity(made.identity());
     }
+    let is_other = wants_openssl(part, settings.needs_openssl()?).map_err(refused)?;
+    server_of(settings, pin, is_other)
+}
+
+/// Which of the engines: the one that is named, else the one that can do it; `true` is OpenSSL.
+///
+/// Not in the check: an address means the same whatever the program was built with.
+fn wants_openssl(part: &Part<'_>, needs: bool) -> std::result::Result<bool, Refusal> {
+    let (engine, why) = match part.text("engine").as_deref() {
+        Some("openssl") => (true, "option \"engine\": openssl"),
+        Some(_) if needs => {
+            let text = "\"engine=rustls\" has neither pre-shared keys (PSK) nor anonymous sessions";
+            return Err(Refusal::new(text)
+                .inside(&part.name())
+                .hint("leave it out: openssl does it, by the feature \"openssl\""));
+        }
+        _ if needs => (true, "pre-shared keys (PSK) and anonymous sessions"),
+        _ => (false, ""),
+    };
+    if engine && cfg!(not(feature = "openssl")) {
+        let text = format!("{why}: this program was built without the feature \"openssl\"");
+        let hint = "cargo build --features openssl makes one with it";
+        return Err(Refusal::new(text).inside(&part.name()).hint(hint));
+    }
+    Ok(engine)
+}
+
+fn client_of(
+    settings: ClientSettings,
+    name: ServerName<'static>,
+    #[cfg_attr(not(feature = "openssl"), expect(unused_variables))] is_other: bool,
+) -> Result<Arc<dyn Begin>> {
+    #[cfg(feature = "openssl")]
+    if is_other {
+        return Ok(Arc::new(Other::Client { config: settings.reloadable_openssl()?, name }));
+    }
+    Ok(Arc::new(Client { config: settings.reloadable()?, name }))
+}
+
+fn server_of(
+    settings: ServerSettings,
+    pin: Option<Fingerprint>,
+    #[cfg_attr(not(feature = "openssl"), expect(unused_variables))] is_other: bool,
+) -> Result<Arc<dyn Begin>> {
+    #[cfg(feature = "openssl")]
+    if is_other {
+        return Ok(Arc::new(Other::Server { config: settings.reloadable_openssl()?, pin }));
+    }
     Ok(Arc::new(Server { config: settings.reloadable()?, pin }))
+}
+
+/// What cannot be said together.
+fn check_credentials(part: &Part<'_>) -> std::result::Result<(), Refusal> {
+    let anonymous = part.switch("anon");
+    let kind = match (part.is_given("psk"), anonymous) {
+        (true, true) => return Err(Refusal::new("\"anon\" contradicts \"psk\"")),
+        (true, false) => "psk",
+        (false, true) => "anon",
+        (false, false) => "",
+    };
+    if part.is_given("user") && !part.is_given("psk") && !part.is_given("creds") {
+        return Err(Refusal::new("option \"user\" needs \"psk\""));
+    }
+    let others =
+        ["ca", "pin", "cert", "key", "creds", "crl", "allow", "deny", "client-cert", "verify"];
+    match others.iter().find(|key| part.is_given(key)) {
+        Some(key) if !kind.is_empty() => {
+            Err(Refusal::new(format!("{kind:?} contradicts {key:?}, which is about certificates")))
+        }
+        _ if anonymous && version(part) > Version::Tls12 => {
+            Err(Refusal::new("\"anon\" contradicts \"min=1.3\": TLS 1.3 has no such sessions"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[derive(Debug)]
@@ -172,6 +272,39 @@ impl Begin for Server {
     }
 }
 
+/// The same by OpenSSL.
+#[cfg(feature = "openssl")]
+#[derive(Debug)]
+enum Other {
+    Client { config: Reloadable<openssl::ClientContext>, name: ServerName<'static> },
+    Server { config: Reloadable<openssl::ServerContext>, pin: Option<Fingerprint> },
+}
+
+#[cfg(feature = "openssl")]
+impl Begin for Other {
+    fn begin(&self, below: Arc<dyn Channel>) -> io::Result<Link> {
+        let handshaking = match self {
+            Self::Client { config, name } => openssl::client(below, &config.current(), name, None)?,
+            Self::Server { config, .. } => openssl::server(below, &config.current(), None)?,
+        };
+        Ok(Upgrade::link(tls::NAME, handshaking))
+    }
+
+    fn reach(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Server { pin: Some(pin), .. } => vec![("pin", pin.to_string())],
+            _ => Vec::new(),
+        }
+    }
+
+    fn reload(&self) -> Result<()> {
+        match self {
+            Self::Client { config, .. } => config.reload(),
+            Self::Server { config, .. } => config.reload(),
+        }
+    }
+}
+
 fn client(part: &Part<'_>) -> std::result::Result<ClientSettings, Refusal> {
     let mut settings = ClientSettings::of(common(part)?);
     if !part.switch("verify") {
@@ -179,6 +312,9 @@ fn client(part: &Part<'_>) -> std::result::Result<ClientSettings, Refusal> {
     }
     if let Some(name) = part.text("sni").or_else(|| part.text("name")) {
         settings = settings.name(name);
+    }
+    if let Some(user) = part.text("user").filter(|_| part.is_given("user")) {
+        settings = settings.psk_user(user);
     }
     Ok(settings)
 }
@@ -223,12 +359,14 @@ fn common(part: &Part<'_>) -> std::result::Result<Common, Refusal> {
         alpn: part.texts("alpn").map(Into::into).collect(),
         min_version: version(part),
         logs_keys: part.switch("keylog"),
+        psk_file: path("psk"),
+        anonymous: part.switch("anon"),
         ..Common::default()
     })
 }
 
 fn has_own(part: &Part<'_>) -> bool {
-    part.is_given("cert") || part.is_given("creds")
+    ["cert", "creds", "psk"].iter().any(|key| part.is_given(key)) || part.switch("anon")
 }
 
 /// Our certificates, each with its key.
