@@ -7,6 +7,7 @@ mod condition;
 mod listing;
 mod reply;
 mod request;
+mod sending;
 mod site;
 mod visiting;
 
