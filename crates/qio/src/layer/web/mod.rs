@@ -7,6 +7,7 @@ mod condition;
 mod listing;
 mod reply;
 mod request;
+mod sending;
 mod site;
 mod visiting;
 
@@ -39,7 +40,7 @@ pub const LIMIT_BYTES: usize = 8192;
 /// use std::sync::Arc;
 ///
 /// use qio::layer::{web, ws};
-/// use qio::{ChannelExt, Io, transport::Socket, watch};
+/// use qio::{Channel, ChannelExt, Io, transport::Socket, watch};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = std::env::temp_dir().join(format!("qio-web-{}", std::process::id()));

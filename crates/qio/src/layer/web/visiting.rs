@@ -1,18 +1,18 @@
 //! A client that is shown files, and may ask for a WebSocket in the end.
 
 use std::fmt;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::os::unix::fs::FileExt;
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use qio_proto::ws::{HandshakeError, ServerHandshake, ServerOptions};
 
-use super::reply::{Body, Fault, Reply, fault};
+use super::reply::{Fault, Reply, fault};
 use super::request::{HeaderEnd, Request};
+use super::sending::{BYTES_A_TURN, STALLED, Sending};
 use super::site::Site;
-use crate::channel::{Channel, ChannelExt, Features, ReadFlags, WriteFlags};
+use crate::channel::{Channel, ChannelExt, Features, ReadFlags};
 use crate::interest::Interest;
 use crate::layer::{Established, Handshaking};
 use crate::watch::{PollSet, Steps};
@@ -70,27 +70,6 @@ enum State<C: Channel> {
     Over,
 }
 
-/// An answer that is being sent.
-struct Sending {
-    /// What is in memory of it, and how much of that is sent.
-    bytes: Vec<u8>,
-    at: usize,
-    /// How much of the head is not sent.
-    head_left: usize,
-    /// What is in a file of it.
-    rest: Option<FilePart>,
-    closes: bool,
-    /// Nobody is told of it: whoever asks for health asks often.
-    is_quiet: bool,
-    visit: Visit,
-}
-
-struct FilePart {
-    file: std::fs::File,
-    from: u64,
-    left: u64,
-}
-
 /// How a step ends.
 enum Turn {
     /// Others have theirs.
@@ -103,24 +82,16 @@ enum Turn {
 /// one round trip, and an idle one costs a descriptor here.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// How long nothing of an answer may be taken: as long as in common servers. What is taken lies in
-/// the buffers of the kernel, and a third of those has to become free for the next part.
-const STALLED: Duration = Duration::from_secs(60);
-
 /// How long somebody may go on to send who was told that nobody listens.
 const DRAINING: Duration = Duration::from_secs(2);
 
 /// How much of that is thrown away.
 const DRAINED_BYTES: usize = 256 * 1024;
 
-/// How much of a file is in memory at a time, while it is sent.
-const CHUNK: usize = 64 * 1024;
-
 /// How much is read at a time.
 const READ: usize = 2048;
 
-/// How much is sent, and how many requests are answered, before others have their turn.
-const BYTES_A_TURN: usize = 4 * CHUNK;
+/// How many requests are answered before others have their turn.
 const REQUESTS_A_TURN: usize = 16;
 
 /// How many answers are remembered that nobody asks about: more than a step gives.
@@ -331,30 +302,11 @@ impl<C: Channel> Visiting<C> {
     }
 
     fn send(&mut self, request: &Request, reply: Reply, time: SystemTime, now: Instant) {
-        let closes = reply.must_close || !request.keeps_alive;
-        let mut bytes = reply.head(time, closes);
-        let head_left = bytes.len();
-        let status = reply.status;
-        let mut rest = None;
-        if request.method != "HEAD" {
-            match reply.body {
-                Body::Absent => {}
-                Body::Bytes(body) => bytes.extend(body),
-                Body::File { file, from, len } => rest = Some(FilePart { file, from, left: len }),
-            }
-        }
-        let visit = Visit {
-            method: request.method.clone(),
-            path: request.path.clone(),
-            status,
-            bytes: 0,
-            is_complete: false,
-        };
-        let is_quiet = self.site.is_health(request);
+        let mut sending = Sending::new(request, reply, time);
+        sending.is_quiet = self.site.is_health(request);
         self.is_visitor = true;
         self.deadline = now.checked_add(STALLED);
-        self.state =
-            State::Sending(Sending { bytes, at: 0, head_left, rest, closes, is_quiet, visit });
+        self.state = State::Sending(sending);
     }
 
     /// What has come goes on as a handshake.
@@ -367,63 +319,6 @@ impl<C: Channel> Visiting<C> {
         let handshaking = Handshaking::with_inbound(below, handshake, inbound, self.deadline);
         self.state = State::Upgrading(Box::new(handshaking));
         Ok(())
-    }
-}
-
-impl Sending {
-    /// Sends what can be sent now; says whether that is all.
-    fn advance<C: Channel>(
-        &mut self,
-        below: &C,
-        bytes_left: &mut usize,
-        deadline: &mut Option<Instant>,
-        now: Instant,
-    ) -> io::Result<bool> {
-        loop {
-            self.fill()?;
-            let bytes = &self.bytes[self.at..];
-            if bytes.is_empty() {
-                return Ok(true);
-            }
-            if *bytes_left == 0 {
-                return Ok(false);
-            }
-            let count = below.write_with(&[IoSlice::new(bytes)], WriteFlags::NONBLOCK, &[])?;
-            let of_head = count.min(self.head_left);
-            self.head_left -= of_head;
-            self.visit.bytes += (count - of_head) as u64;
-            self.at += count;
-            *bytes_left = bytes_left.saturating_sub(count);
-            *deadline = now.checked_add(STALLED);
-        }
-    }
-
-    /// Reads the next part of the file, when everything before it is sent, or there is only the head.
-    fn fill(&mut self) -> io::Result<()> {
-        let Some(part) = self.rest.as_mut().filter(|part| part.left > 0) else { return Ok(()) };
-        if self.at == self.bytes.len() {
-            self.bytes.clear();
-            self.at = 0;
-        } else if self.at > 0 || self.bytes.len() != self.head_left {
-            return Ok(());
-        }
-        let end = self.bytes.len();
-        let wanted = part.left.min(CHUNK as u64) as usize;
-        self.bytes.resize(end + wanted, 0);
-        let result = part.file.read_at(&mut self.bytes[end..], part.from);
-        self.bytes.truncate(end + *result.as_ref().unwrap_or(&0));
-        match result {
-            // It is shorter than it was. The client has been told a length, and has to see that
-            // this is not it: the connection ends here.
-            Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "the file has become shorter")),
-            Ok(count) => {
-                part.from += count as u64;
-                part.left -= count as u64;
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
-            Err(error) => Err(error),
-        }
     }
 }
 
