@@ -158,13 +158,6 @@ fn polled_for(leg: &Leg) -> Interest {
     if leg.on().is_empty() { Interest::WRITE } else { leg.on() }
 }
 
-/// The directions in `interest`.
-pub(super) fn directions(interest: Interest) -> impl Iterator<Item = Direction> {
-    [Direction::Read, Direction::Write]
-        .into_iter()
-        .filter(move |&direction| interest.contains(direction.into()))
-}
-
 fn register(fd: SharedFd, interest: Interest) -> io::Result<AsyncFd<SharedFd>> {
     let interest = if interest == Interest::READ {
         TokioInterest::READABLE

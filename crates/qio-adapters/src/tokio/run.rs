@@ -12,7 +12,7 @@ use qio::Interest;
 use qio::watch::{PollSet, Steps};
 use smallvec::SmallVec;
 
-use super::reactor::{INLINE, Reactor, Tick, directions, wanted};
+use super::reactor::{INLINE, Reactor, Tick, wanted};
 use super::timer::Timer;
 
 /// Works `steps` off on the current tokio runtime.
@@ -275,7 +275,7 @@ fn take<'a>(reactor: &'a Reactor, set: &PollSet, cx: &mut Context<'_>) -> io::Re
     let mut ticks = Ticks { list: SmallVec::new(), fired: false, only_closed: true };
     for registration in reactor.registrations() {
         let wanted = wanted(&[set], registration.fd());
-        for direction in directions(registration.interest()) {
+        for direction in registration.interest().directions() {
             // A direction that is not waited for now may be after the step, and is known then.
             let is_wanted = wanted.contains(Interest::from(direction));
             let polled = if is_wanted {

@@ -58,8 +58,15 @@ pub(super) fn peek_at_least(
             return Err(ErrorKind::TimedOut.into());
         }
         let waiting = channel.base().begin_wait(Interest::READ)?;
+        let interrupts = channel.base().interrupts();
+        if let Some(interrupts) = interrupts {
+            interrupts.watch(Interest::READ, &mut set);
+        }
         waiter::park(&mut set, deadline)?;
         drop(waiting);
+        if interrupts.is_some_and(|interrupts| interrupts.take(Interest::READ)) {
+            return Err(ErrorKind::Interrupted.into());
+        }
         channel.drive(Instant::now())?;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Channel;
 use crate::interest::{Interest, Readiness};
-use crate::watch::{PollSet, waiter};
+use crate::watch::{Interrupts, PollSet, waiter};
 
 pub(super) fn until_done<R>(
     channel: &dyn Channel,
@@ -22,7 +22,25 @@ pub(super) fn until_done<R>(
     }
 }
 
+/// Who asked for interruptions gets them.
 pub(super) fn wait(
+    channel: &dyn Channel,
+    interest: Interest,
+    deadline: Option<Instant>,
+) -> Result<Readiness> {
+    let base = channel.base();
+    match base.interrupts() {
+        None => wait_through(channel, interest, deadline),
+        Some(interrupts) => {
+            let _waiting = base.begin_wait(interest)?;
+            wait_or_end(channel, interest, deadline, interrupts)
+        }
+    }
+}
+
+/// A wait that nobody interrupts.
+#[inline]
+pub(super) fn wait_through(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
@@ -39,6 +57,43 @@ pub(super) fn wait(
         return Ok(granted);
     }
     wait_on(channel, interest, deadline, &mut set)
+}
+
+#[cold]
+fn wait_or_end(
+    channel: &dyn Channel,
+    interest: Interest,
+    deadline: Option<Instant>,
+    interrupts: &Interrupts,
+) -> Result<Readiness> {
+    let mut set = PollSet::new();
+    let mut is_late = false;
+    loop {
+        if interrupts.take(interest) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        set.clear();
+        let ready = channel.watch(interest, &mut set);
+        if !ready.is_empty() {
+            return Ok(ready);
+        }
+        if is_late {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        interrupts.watch(interest, &mut set);
+        waiter::park(&mut set, deadline)?;
+        let granted = set.granted();
+        if !granted.is_empty() {
+            // Both may have come at once; what is there to read stays there.
+            return match interrupts.take(interest) {
+                true => Err(ErrorKind::Interrupted.into()),
+                false => Ok(granted),
+            };
+        }
+        let now = Instant::now();
+        channel.drive(now)?;
+        is_late = deadline.is_some_and(|deadline| deadline <= now);
+    }
 }
 
 /// Goes on with a wait that woke up with nothing for the user: time passed, or a layer got

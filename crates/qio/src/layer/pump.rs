@@ -12,7 +12,7 @@ use super::inwards::{Failure, Inwards, Outlook};
 use super::outwards::Outwards;
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::channel::{Base, Channel, ChannelExt, Features, ReadFlags, ReadOp, WriteOp};
-use crate::interest::{Interest, Readiness};
+use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet};
 
 /// A protocol over a channel: reads and writes are plain, the channel below has the wire.
@@ -110,7 +110,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
     ///
     /// Under the writer's lock, like the look of a wait that begins: one of the two sees the other.
     fn note_what_is_left(&self, outwards: &Outwards) {
-        if !self.base.is_waited_for(Interest::READ) {
+        if !self.base.is_waited_for(Direction::Read) {
             return;
         }
         let below = || self.below.flush().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
@@ -207,7 +207,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
             }
         }
         // Outside of a wait, an event loop knows what was written, and asks again.
-        let tells = self.base.is_waited_for(Interest::READ);
+        let tells = self.base.is_waited_for(Direction::Read);
         if tells {
             // Before the look: what is left behind from here on raises it again.
             self.left_behind.lower();
