@@ -7,10 +7,13 @@
 //! | Loop | Module and feature |
 //! |---|---|
 //! | tokio 1 | `tokio` |
+//! | coroutines, on any of these | `coroutine` |
 //!
 //! `unsafe` is allowed in one module per loop, where the loop's registration demands it.
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "coroutine")]
+pub mod coroutine;
 #[cfg(feature = "tokio")]
 pub mod tokio;

@@ -14,7 +14,7 @@ use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
     receive_op, write_more, write_op, write_rest,
 };
-use super::wait::{until_done, wait};
+use super::wait::{Legs, until_done, wait};
 use super::{
     Channel, Confirmed, Corked, FdSink, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
     owned,
@@ -604,7 +604,7 @@ pub trait ChannelExt: Channel {
     #[doc(alias = "qio_channel_wait")]
     #[doc(alias = "qio_channel_yield")]
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
-        wait(self.as_channel(), interest, deadline)
+        wait(self.as_channel(), interest, deadline, Legs::Untried)
     }
 
     /// Makes waits of one direction of this channel interruptible, from any thread.

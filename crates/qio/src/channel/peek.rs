@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::time::Instant;
 
 use super::check::{check_read, invalid};
-use super::wait::wait;
+use super::wait::{Legs, wait};
 use super::{Channel, Features, ReadFlags, ReadOp};
 use crate::interest::{Interest, Readiness};
 use crate::watch::{PollSet, waiter};
@@ -33,7 +33,7 @@ pub(super) fn peek_at_least(
     loop {
         let seen = match peek_now(channel, buf)? {
             None => {
-                wait(channel, Interest::READ, deadline)?;
+                wait(channel, Interest::READ, deadline, Legs::Tried)?;
                 continue;
             }
             Some(n) if n >= min || n == 0 => return Ok(n),

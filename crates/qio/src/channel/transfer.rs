@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
 use super::check::invalid;
-use super::wait::{wait, wait_through};
+use super::wait::{Legs, wait, wait_through};
 use super::{Channel, FdSink, MessageError, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::Interest;
 
@@ -206,8 +206,8 @@ pub(super) fn wait_and_repeat(
 ) -> Result<usize> {
     loop {
         match done {
-            0 => wait(channel, interest, None)?,
-            _ => wait_through(channel, interest, None)?,
+            0 => wait(channel, interest, None, Legs::Tried)?,
+            _ => wait_through(channel, interest, None, Legs::Tried)?,
         };
         match attempt(channel) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -220,7 +220,7 @@ pub(super) fn wait_and_repeat(
 fn progress(channel: &dyn Channel, interest: Interest, first: Result<usize>) -> Result<usize> {
     match first {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            wait(channel, interest, None)?;
+            wait(channel, interest, None, Legs::Tried)?;
             Ok(0)
         }
         result => result,

@@ -15,25 +15,45 @@ pub(super) fn until_done<R>(
     loop {
         match attempt(channel) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait(channel, Interest::WRITE, deadline)?;
+                wait(channel, Interest::WRITE, deadline, Legs::Tried)?;
             }
             result => return result,
         }
     }
 }
 
+/// What came before a wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Legs {
+    /// An attempt that would have blocked.
+    Tried,
+    /// Nothing: what is waited for may be there, and may have been reported before.
+    Untried,
+}
+
+impl Legs {
+    #[inline]
+    fn note(self, set: &mut PollSet) {
+        if self == Self::Untried {
+            set.mark_untried();
+        }
+    }
+}
+
 /// Who asked for interruptions gets them.
+#[inline]
 pub(super) fn wait(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
+    legs: Legs,
 ) -> Result<Readiness> {
     let base = channel.base();
     match base.interrupts() {
-        None => wait_through(channel, interest, deadline),
+        None => wait_through(channel, interest, deadline, legs),
         Some(interrupts) => {
             let _waiting = base.begin_wait(interest)?;
-            wait_or_end(channel, interest, deadline, interrupts)
+            wait_or_end(channel, interest, deadline, legs, interrupts)
         }
     }
 }
@@ -44,6 +64,7 @@ pub(super) fn wait_through(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
+    legs: Legs,
 ) -> Result<Readiness> {
     let _waiting = channel.base().begin_wait(interest)?;
     let mut set = PollSet::new();
@@ -51,12 +72,13 @@ pub(super) fn wait_through(
     if !ready.is_empty() {
         return Ok(ready);
     }
+    legs.note(&mut set);
     waiter::park(&mut set, deadline)?;
     let granted = set.granted();
     if !granted.is_empty() {
         return Ok(granted);
     }
-    wait_on(channel, interest, deadline, &mut set)
+    wait_on(channel, interest, deadline, legs, &mut set)
 }
 
 #[cold]
@@ -64,6 +86,7 @@ fn wait_or_end(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
+    legs: Legs,
     interrupts: &Interrupts,
 ) -> Result<Readiness> {
     let mut set = PollSet::new();
@@ -81,6 +104,7 @@ fn wait_or_end(
             return Err(ErrorKind::TimedOut.into());
         }
         interrupts.watch(interest, &mut set);
+        legs.note(&mut set);
         waiter::park(&mut set, deadline)?;
         let granted = set.granted();
         if !granted.is_empty() {
@@ -103,6 +127,7 @@ pub(super) fn wait_on(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
+    legs: Legs,
     set: &mut PollSet,
 ) -> Result<Readiness> {
     loop {
@@ -117,6 +142,7 @@ pub(super) fn wait_on(
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(ErrorKind::TimedOut.into());
         }
+        legs.note(set);
         waiter::park(set, deadline)?;
         let granted = set.granted();
         if !granted.is_empty() {
