@@ -111,10 +111,23 @@ fn a_watch_is_steps_for_any_number_of_events() {
     }
     let moment = Some(Instant::now() + Duration::from_millis(5));
     assert!(run(&mut watch, moment).unwrap().is_continue());
-    right.close().unwrap();
-    let ControlFlow::Break(ready) = run(&mut watch, soon()).unwrap() else { panic!() };
-    assert!(ready.unwrap().contains(Readiness::HANGUP));
-    assert_eq!(right.read(&mut [0]).unwrap_err().kind(), ErrorKind::NotConnected);
+}
+
+#[test]
+fn a_watch_of_a_channel_that_was_closed_reports_nothing() {
+    for (name, pair) in kinds() {
+        let watches = [Interest::READ, Interest::WRITE, Interest::empty()]
+            .map(|interest| Watch::new(Arc::clone(&pair.right), interest));
+        pair.left.write_all(b"x").unwrap();
+        let closed = pair.right.close();
+        assert!(closed.is_ok(), "{name}: {closed:?}");
+        for mut watch in watches {
+            let mut set = PollSet::new();
+            assert_eq!(watch.look(&mut set), Readiness::empty(), "{name}");
+            assert!(set.is_empty() && watch.is_over(), "{name}");
+            assert!(run(&mut watch, Some(Instant::now())).unwrap().is_continue(), "{name}");
+        }
+    }
 }
 
 /// The reader's loop and the writer's are two: what the writer leaves behind for want of room goes

@@ -137,6 +137,11 @@ impl Tick<'_> {
         self.guard.as_ref().is_some_and(|guard| (guard.ready() & open).is_empty())
     }
 
+    /// The peer is gone, or there is an error: no write will do any more.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.ready().is_write_closed())
+    }
+
     /// The descriptor was tried after the tick was taken, and would have blocked.
     pub(super) fn clear(mut self) {
         if let Some(guard) = &mut self.guard {

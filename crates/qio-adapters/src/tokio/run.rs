@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use qio::Interest;
 use qio::watch::{PollSet, Steps};
+use qio::{Interest, Readiness};
 use smallvec::SmallVec;
 
 use super::reactor::{INLINE, Reactor, Tick, wanted};
@@ -254,7 +254,12 @@ impl Ticks<'_> {
         for tick in &self.list {
             for index in 0..set.legs().len() {
                 let leg = &set.legs()[index];
-                if Arc::ptr_eq(leg.fd(), tick.fd()) && leg.on().contains(tick.interest()) {
+                if !Arc::ptr_eq(leg.fd(), tick.fd()) {
+                    continue;
+                }
+                if leg.on().is_empty() && tick.is_hung_up() {
+                    set.mark(index, Readiness::HANGUP);
+                } else if leg.on().contains(tick.interest()) {
                     set.mark(index, tick.interest().into());
                 }
             }

@@ -35,6 +35,7 @@ pub struct Base {
     name: ArcSwapOption<String>,
     corks: Mutex<u32>,
     interrupts: OnceLock<Arc<Interrupts>>,
+    closed: AtomicBool,
 }
 
 impl Base {
@@ -55,6 +56,7 @@ impl Base {
             name: ArcSwapOption::empty(),
             corks: Mutex::new(0),
             interrupts: OnceLock::new(),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -121,6 +123,12 @@ impl Base {
             || self.watches[direction as usize].load(Ordering::Acquire) > 0
     }
 
+    /// Whether more than one does.
+    pub(crate) fn is_waited_for_by_several(&self, direction: Direction) -> bool {
+        let waits = self.waiting.load(Ordering::Acquire) & Interest::from(direction).bits() != 0;
+        u32::from(waits) + self.watches[direction as usize].load(Ordering::Acquire) > 1
+    }
+
     /// Notes that an event loop watches for `interest`; it need not be the only one.
     pub(crate) fn begin_watch(&self, interest: Interest) {
         for direction in interest.directions() {
@@ -133,6 +141,17 @@ impl Base {
         for direction in interest.directions() {
             self.watches[direction as usize].fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Records that the channel is being closed, before anybody is woken by it. For implementations
+    /// of [`Channel::close`](super::Channel::close) that close no channel below.
+    pub fn note_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether that was recorded.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// What ends waits from elsewhere, where that was asked for.

@@ -16,7 +16,8 @@ use crate::watch::{PollSet, Steps};
 /// channel. After a callback it looks again: a record of TLS that is read in four parts is reported
 /// four times, though the socket has nothing more.
 ///
-/// Hang-up and errors are reported without being asked for. A watch for nothing else
+/// Hang-up and errors are reported without being asked for; after the channel was closed from here,
+/// by whomever, nothing is. A watch for nothing else
 /// ([`Interest::empty`]) reports the hang-up once, and then rests: there is nothing the callback
 /// could do to end the condition.
 ///
@@ -89,7 +90,7 @@ impl<C: Channel> Watch<C> {
     /// Says what holds now. If that is nothing, `set` has what to wait for; a watch that rests adds
     /// nothing.
     pub fn look(&mut self, set: &mut PollSet) -> Readiness {
-        if self.rests {
+        if self.rests || self.is_over() {
             return Readiness::empty();
         }
         let ready = self.ask(set);
@@ -104,14 +105,27 @@ impl<C: Channel> Watch<C> {
     /// What makes waiting pointless: of [`Channel::drive`].
     pub fn settle(&mut self, set: &mut PollSet) -> io::Result<Readiness> {
         let fired = self.fired_in(set);
-        if !fired.is_empty() {
+        let is_over = self.is_over();
+        if !fired.is_empty() && !is_over {
             return Ok(self.note(fired));
         }
-        if !self.rests {
+        if !self.rests && !is_over {
             self.channel.drive(Instant::now())?;
         }
         set.clear();
         Ok(self.look(set))
+    }
+
+    /// Whether the channel was closed from here: nothing is reported any more.
+    pub fn is_over(&self) -> bool {
+        let mut channel = Some(self.channel.as_channel());
+        while let Some(station) = channel {
+            if station.base().is_closed() {
+                return true;
+            }
+            channel = station.inner();
+        }
+        false
     }
 
     fn ask(&self, set: &mut PollSet) -> Readiness {
@@ -141,8 +155,12 @@ impl<C: Channel> Watch<C> {
         if !self.interest.is_empty() {
             return set.granted();
         }
-        let fired = set.legs().iter().fold(Readiness::empty(), |all, leg| all | leg.fired());
-        fired & (Readiness::HANGUP | Readiness::ERROR)
+        let gone = Readiness::HANGUP | Readiness::ERROR;
+        set.legs().iter().fold(Readiness::empty(), |all, leg| match leg.fired() {
+            // The channel's own way to tell: it fires for nothing else.
+            fired if !leg.on().is_empty() && !fired.is_empty() => all | Readiness::HANGUP,
+            fired => all | (fired & gone),
+        })
     }
 
     fn note(&mut self, ready: Readiness) -> Readiness {
@@ -155,7 +173,11 @@ impl<C: Channel> Steps for Watch<C> {
     type Output = io::Result<Readiness>;
 
     fn step(&mut self, now: Instant) -> Poll<Self::Output> {
-        if std::mem::replace(&mut self.woken, true) && self.fired.is_empty() && !self.rests {
+        if self.rests || self.is_over() {
+            self.fired = Readiness::empty();
+            return Poll::Pending;
+        }
+        if std::mem::replace(&mut self.woken, true) && self.fired.is_empty() {
             self.channel.drive(now)?;
         }
         let fired = std::mem::replace(&mut self.fired, Readiness::empty());
@@ -163,11 +185,15 @@ impl<C: Channel> Steps for Watch<C> {
             true => self.look(&mut PollSet::new()),
             false => self.note(fired),
         };
-        if ready.is_empty() { Poll::Pending } else { Poll::Ready(Ok(ready)) }
+        if ready.is_empty() {
+            return Poll::Pending;
+        }
+        self.woken = false;
+        Poll::Ready(Ok(ready))
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        if self.rests {
+        if self.rests || self.is_over() {
             return;
         }
         self.fired = self.ask(set);

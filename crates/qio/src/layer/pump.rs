@@ -197,7 +197,13 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         if interest.contains(Interest::READ) {
             let looks = self.driven.swap(false, Ordering::AcqRel);
             match lock(&self.inwards).look(&self.below, &self.engine, looks) {
-                Outlook::Plain => ready |= Readiness::READ,
+                Outlook::Plain => {
+                    ready |= Readiness::READ;
+                    if looks && self.base.is_waited_for_by_several(Direction::Read) {
+                        // What the others wait for has gone from the channel below.
+                        self.left_behind.raise();
+                    }
+                }
                 // Whatever comes is for the user.
                 Outlook::Passes => ready |= self.below.watch(Interest::READ, set),
                 Outlook::Wire => internal |= Interest::READ,
@@ -207,7 +213,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
             }
         }
         // Outside of a wait, an event loop knows what was written, and asks again.
-        let tells = self.base.is_waited_for(Direction::Read);
+        let tells = self.base.is_waited_for(Direction::Read) && ready.is_empty();
         if tells {
             // Before the look: what is left behind from here on raises it again.
             self.left_behind.lower();

@@ -366,6 +366,7 @@ impl Channel for Socket {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         let Some(fd) = self.slot.take() else { return Ok(()) };
         event!(debug, channel = %self.base.name(), "closed");
         // Closing alone would not reach the peer, nor wake anyone, while a leg or a blocked call
