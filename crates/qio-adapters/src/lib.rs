@@ -7,10 +7,26 @@
 //! | Loop | Module and feature |
 //! |---|---|
 //! | tokio 1 | `tokio` |
+//! | async-io (smol) | `async-io` |
+//! | calloop 0.14 | `calloop` |
+//! | GLib 2 (gtk-rs) | `glib` |
+//! | coroutines, on any of these | `coroutine` |
 //!
 //! `unsafe` is allowed in one module per loop, where the loop's registration demands it.
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "async-io")]
+pub mod async_io;
+#[cfg(feature = "calloop")]
+pub mod calloop;
+#[cfg(feature = "coroutine")]
+pub mod coroutine;
+#[cfg(feature = "glib")]
+pub mod glib;
+#[cfg(any(feature = "async-io", feature = "calloop", feature = "glib"))]
+mod stepper;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+#[cfg(any(feature = "async-io", feature = "tokio"))]
+mod yields;

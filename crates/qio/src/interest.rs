@@ -36,6 +36,15 @@ bitflags! {
     }
 }
 
+impl Interest {
+    /// The directions of which one wants to know.
+    pub fn directions(self) -> impl Iterator<Item = Direction> {
+        [Direction::Read, Direction::Write]
+            .into_iter()
+            .filter(move |&direction| self.contains(direction.into()))
+    }
+}
+
 impl From<Interest> for Readiness {
     /// The readiness that says exactly what was asked for.
     fn from(interest: Interest) -> Self {

@@ -10,7 +10,7 @@ use qio::{Channel, Direction, Interest, Readiness};
 use smallvec::SmallVec;
 use tokio::task::coop;
 
-use super::reactor::{INLINE, Reactor, Registration, Tick, directions, wanted};
+use super::reactor::{INLINE, Reactor, Registration, Tick, wanted};
 use super::run::{PATIENCE, PAUSE};
 use super::slots::{Slot, Slots};
 use super::storage::Storage;
@@ -175,7 +175,7 @@ impl<C: Channel> Hub<C> {
         let mut others = Interest::empty();
         let result = waits.arm(side, slot, &self.slots, &mut others);
         drop(waits);
-        for direction in directions(others) {
+        for direction in others.directions() {
             self.slots.context(direction).waker().wake_by_ref();
         }
         result
@@ -278,7 +278,7 @@ impl Waits {
             let wants = wanted(&[set], registration.fd());
             // A new registration knows nothing of the other half.
             let all = if changed { registration.interest() } else { wants };
-            for direction in directions(all) {
+            for direction in all.directions() {
                 let polled = registration.poll(direction, &mut slots.context(direction));
                 let Poll::Ready(tick) = polled else { continue };
                 let tick = tick?;
@@ -332,7 +332,7 @@ impl Look {
     fn ticks(&self, slots: &Slots) -> Result<Ticks<'_>> {
         let mut ticks = Ticks::new();
         for registration in &self.registrations {
-            for direction in directions(registration.interest()) {
+            for direction in registration.interest().directions() {
                 let polled = registration.poll(direction, &mut slots.context(direction));
                 if let Poll::Ready(tick) = polled {
                     ticks.push(tick?);

@@ -25,6 +25,8 @@ mod run;
 mod slots;
 mod storage;
 mod timer;
+mod watch;
 
 pub use channel::{AsyncChannel, ReadHalf, ReuniteError, WriteHalf};
 pub use run::{Run, RunUntil, run, run_until};
+pub use watch::watch;

@@ -137,6 +137,11 @@ impl Tick<'_> {
         self.guard.as_ref().is_some_and(|guard| (guard.ready() & open).is_empty())
     }
 
+    /// The peer is gone, or there is an error: no write will do any more.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.ready().is_write_closed())
+    }
+
     /// The descriptor was tried after the tick was taken, and would have blocked.
     pub(super) fn clear(mut self) {
         if let Some(guard) = &mut self.guard {
@@ -156,13 +161,6 @@ pub(super) fn wanted<S: Borrow<PollSet>>(sets: &[S], fd: &SharedFd) -> Interest 
 /// to writers; the room that is there at the start is noted once.
 fn polled_for(leg: &Leg) -> Interest {
     if leg.on().is_empty() { Interest::WRITE } else { leg.on() }
-}
-
-/// The directions in `interest`.
-pub(super) fn directions(interest: Interest) -> impl Iterator<Item = Direction> {
-    [Direction::Read, Direction::Write]
-        .into_iter()
-        .filter(move |&direction| interest.contains(direction.into()))
 }
 
 fn register(fd: SharedFd, interest: Interest) -> io::Result<AsyncFd<SharedFd>> {

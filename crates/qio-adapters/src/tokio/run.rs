@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use qio::Interest;
 use qio::watch::{PollSet, Steps};
+use qio::{Interest, Readiness};
 use smallvec::SmallVec;
 
-use super::reactor::{INLINE, Reactor, Tick, directions, wanted};
+use super::reactor::{INLINE, Reactor, Tick, wanted};
 use super::timer::Timer;
 
 /// Works `steps` off on the current tokio runtime.
@@ -254,7 +254,12 @@ impl Ticks<'_> {
         for tick in &self.list {
             for index in 0..set.legs().len() {
                 let leg = &set.legs()[index];
-                if Arc::ptr_eq(leg.fd(), tick.fd()) && leg.on().contains(tick.interest()) {
+                if !Arc::ptr_eq(leg.fd(), tick.fd()) {
+                    continue;
+                }
+                if leg.on().is_empty() && tick.is_hung_up() {
+                    set.mark(index, Readiness::HANGUP);
+                } else if leg.on().contains(tick.interest()) {
                     set.mark(index, tick.interest().into());
                 }
             }
@@ -275,7 +280,7 @@ fn take<'a>(reactor: &'a Reactor, set: &PollSet, cx: &mut Context<'_>) -> io::Re
     let mut ticks = Ticks { list: SmallVec::new(), fired: false, only_closed: true };
     for registration in reactor.registrations() {
         let wanted = wanted(&[set], registration.fd());
-        for direction in directions(registration.interest()) {
+        for direction in registration.interest().directions() {
             // A direction that is not waited for now may be after the step, and is known then.
             let is_wanted = wanted.contains(Interest::from(direction));
             let polled = if is_wanted {

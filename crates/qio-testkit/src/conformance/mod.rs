@@ -12,6 +12,7 @@ mod descriptors;
 mod end;
 mod faults;
 mod identity;
+mod interrupts;
 mod peek;
 mod shutdown;
 mod subject;
@@ -162,6 +163,11 @@ checks! { $
         data_that_stays_is_reported_again,
         the_end_wakes_whoever_waits,
         spurious_readiness_would_blocks_at_once,
+    }
+    interrupts {
+        an_interrupter_ends_one_wait_of_a_reader,
+        an_interrupter_ends_one_wait_of_a_writer,
+        an_interruption_cuts_no_message,
     }
     identity {
         features_tell_what_works,

@@ -1,13 +1,14 @@
 //! The state that every channel has.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
 use super::Features;
-use crate::interest::Interest;
+use crate::interest::{Direction, Interest};
+use crate::watch::Interrupts;
 
 /// Whether reads and writes wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,9 +29,13 @@ pub struct Base {
     features: Features,
     non_blocking: AtomicBool,
     waiting: AtomicU8,
+    /// How many watches of event loops there are, to read and to write.
+    watches: [AtomicU32; 2],
     copied: AtomicBool,
     name: ArcSwapOption<String>,
     corks: Mutex<u32>,
+    interrupts: OnceLock<Arc<Interrupts>>,
+    closed: AtomicBool,
 }
 
 impl Base {
@@ -46,9 +51,12 @@ impl Base {
             features,
             non_blocking: AtomicBool::new(false),
             waiting: AtomicU8::new(0),
+            watches: [AtomicU32::new(0), AtomicU32::new(0)],
             copied: AtomicBool::new(false),
             name: ArcSwapOption::empty(),
             corks: Mutex::new(0),
+            interrupts: OnceLock::new(),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -109,9 +117,52 @@ impl Base {
         Err(self.busy(taken))
     }
 
-    /// Whether somebody waits for any of `interest`.
-    pub(crate) fn is_waited_for(&self, interest: Interest) -> bool {
-        self.waiting.load(Ordering::Acquire) & interest.bits() != 0
+    /// Whether somebody waits for the direction, or an event loop watches for it.
+    pub(crate) fn is_waited_for(&self, direction: Direction) -> bool {
+        self.waiting.load(Ordering::Acquire) & Interest::from(direction).bits() != 0
+            || self.watches[direction as usize].load(Ordering::Acquire) > 0
+    }
+
+    /// Whether more than one does.
+    pub(crate) fn is_waited_for_by_several(&self, direction: Direction) -> bool {
+        let waits = self.waiting.load(Ordering::Acquire) & Interest::from(direction).bits() != 0;
+        u32::from(waits) + self.watches[direction as usize].load(Ordering::Acquire) > 1
+    }
+
+    /// Notes that an event loop watches for `interest`; it need not be the only one.
+    pub(crate) fn begin_watch(&self, interest: Interest) {
+        for direction in interest.directions() {
+            self.watches[direction as usize].fetch_add(1, Ordering::Acquire);
+        }
+    }
+
+    /// Takes back one [`begin_watch`](Base::begin_watch).
+    pub(crate) fn end_watch(&self, interest: Interest) {
+        for direction in interest.directions() {
+            self.watches[direction as usize].fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Records that the channel is being closed, before anybody is woken by it. For implementations
+    /// of [`Channel::close`](super::Channel::close) that close no channel below.
+    pub fn note_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether that was recorded.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// What ends waits from elsewhere, where that was asked for.
+    #[inline]
+    pub(crate) fn interrupts(&self) -> Option<&Interrupts> {
+        self.interrupts.get().map(|interrupts| &**interrupts)
+    }
+
+    /// Makes waits that begin from now on end when they are interrupted.
+    pub(crate) fn make_interruptible(&self) -> &Arc<Interrupts> {
+        self.interrupts.get_or_init(Arc::default)
     }
 
     /// Changes how many keep the channel corked; the change and what follows from it are one step.

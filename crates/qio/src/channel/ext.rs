@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,12 +14,13 @@ use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
     receive_op, write_more, write_op, write_rest,
 };
-use super::wait::{until_done, wait};
+use super::wait::{Legs, until_done, wait};
 use super::{
     Channel, Confirmed, Corked, FdSink, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp,
     owned,
 };
-use crate::interest::{Interest, Readiness};
+use crate::interest::{Direction, Interest, Readiness};
+use crate::watch::Interrupter;
 
 /// Reading, writing and waiting in all their forms, for every [`Channel`].
 ///
@@ -277,7 +279,7 @@ pub trait ChannelExt: Channel {
         let mut done = 0;
         while done < buf.len() {
             let at = advanced(self.as_channel(), offset, done)?;
-            match progress_or_wait(self.as_channel(), Interest::READ, |channel| {
+            match progress_or_wait(self.as_channel(), Interest::READ, done, |channel| {
                 channel.read_at(&mut buf[done..], at)
             })? {
                 0 => return Err(early_eof(self.as_channel(), done)),
@@ -390,7 +392,7 @@ pub trait ChannelExt: Channel {
     /// As [`write_all`](ChannelExt::write_all).
     #[doc(alias = "qio_channel_writev_all")]
     fn write_vectored_all(&self, bufs: &mut [IoSlice<'_>]) -> Result<()> {
-        write_rest(self.as_channel(), bufs, WriteFlags::empty(), &[])
+        write_rest(self.as_channel(), bufs, 0, WriteFlags::empty(), &[])
     }
 
     /// Writes all buffers, and the descriptors with the first byte.
@@ -410,7 +412,7 @@ pub trait ChannelExt: Channel {
         if !fds.is_empty() && filled(bufs).is_empty() {
             return Err(invalid(channel, "descriptors need a byte that carries them"));
         }
-        write_rest(channel, bufs, flags, fds)
+        write_rest(channel, bufs, 0, flags, fds)
     }
 
     /// Writes the whole buffer from `offset`, without moving the position.
@@ -423,7 +425,7 @@ pub trait ChannelExt: Channel {
         let mut done = 0;
         while done < buf.len() {
             let at = advanced(self.as_channel(), offset, done)?;
-            match progress_or_wait(self.as_channel(), Interest::WRITE, |channel| {
+            match progress_or_wait(self.as_channel(), Interest::WRITE, done, |channel| {
                 channel.write_at(&buf[done..], at)
             })? {
                 0 => return Err(ErrorKind::WriteZero.into()),
@@ -596,12 +598,69 @@ pub trait ChannelExt: Channel {
     ///
     /// # Errors
     ///
-    /// `TimedOut` when the deadline passes first; `ResourceBusy` when another thread or coroutine
+    /// `TimedOut` when the deadline passes first; `Interrupted` by an
+    /// [`interrupter`](ChannelExt::interrupter); `ResourceBusy` when another thread or coroutine
     /// waits for the same direction of this channel.
     #[doc(alias = "qio_channel_wait")]
     #[doc(alias = "qio_channel_yield")]
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
-        wait(self.as_channel(), interest, deadline)
+        wait(self.as_channel(), interest, deadline, Legs::Untried)
+    }
+
+    /// Makes waits of one direction of this channel interruptible, from any thread.
+    ///
+    /// [`wake`](Interrupter::wake) ends with `Interrupted` what waits for that direction, or is
+    /// about to: [`wait`](ChannelExt::wait), reads and writes in blocking mode, and the `…_exact`
+    /// and `…_all` forms before their first byte. Behind it they go on to the end of what was asked
+    /// for, and the wake ends the next wait: nothing is cut in its middle, nothing is lost. Who has
+    /// to end also that calls [`shutdown`](Channel::shutdown).
+    ///
+    /// Holds for waits that begin after this call. A socket in blocking mode waits in poll(2) from
+    /// now on, and not in the system call that reads or writes.
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use std::thread;
+    ///
+    /// use qio::{ChannelExt, Direction, transport::Socket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (left, right) = Socket::pair()?;
+    /// let interrupter = left.interrupter(Direction::Read);
+    /// let waker = thread::spawn(move || interrupter.wake());
+    /// let mut buf = [0; 4];
+    /// assert_eq!(left.read_exact(&mut buf).unwrap_err().kind(), ErrorKind::Interrupted);
+    /// waker.join().unwrap();
+    ///
+    /// right.write_all(b"data")?;
+    /// left.read_exact(&mut buf)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "qio_channel_wake_read")]
+    fn interrupter(&self, direction: Direction) -> Interrupter {
+        let mut channel = Some(self.as_channel());
+        // Channels below may make the attempt that would block in the kernel.
+        while let Some(station) = channel {
+            station.base().make_interruptible();
+            channel = station.inner();
+        }
+        // Of a closed channel every wait fails, which is as good.
+        let _ = self.set_mode(self.base().mode());
+        Interrupter::new(Arc::clone(self.base().make_interruptible()), direction)
+    }
+
+    /// Ends the wait of the reader, if there is one, else its next wait:
+    /// [`wake`](Interrupter::wake) of an [`interrupter`](ChannelExt::interrupter), which had to
+    /// be made before that wait began.
+    #[doc(alias = "qio_channel_wake_read")]
+    fn wake_read(&self) {
+        self.interrupter(Direction::Read).wake();
+    }
+
+    /// The same for the writer.
+    fn wake_write(&self) {
+        self.interrupter(Direction::Write).wake();
     }
 
     /// Repeats [`Channel::finish`] until the farewell is out, or the deadline has passed.

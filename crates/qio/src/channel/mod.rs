@@ -15,6 +15,7 @@ mod owned;
 mod peek;
 mod transfer;
 mod wait;
+mod watch;
 
 use std::any::Any;
 use std::fmt;
@@ -35,6 +36,7 @@ pub use message::MessageError;
 pub use op::{ReadFlags, ReadOp, WriteFlags, WriteOp};
 pub use owned::Confirmed;
 pub(crate) use owned::copy as copy_owned;
+pub use watch::Watch;
 
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{LOOK_AGAIN, PollSet, SharedFd};

@@ -79,6 +79,11 @@ impl<'a, 'b> ReadOp<'a, 'b> {
         self
     }
 
+    #[inline]
+    pub(super) fn is_part(&self) -> bool {
+        self.flags.bits() & PART != 0
+    }
+
     pub(super) fn at(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -105,7 +110,7 @@ impl<'a, 'b> ReadOp<'a, 'b> {
     /// `Unsupported`, with the name of the channel.
     #[inline]
     pub fn require_whole(&self, base: &Base) -> Result<()> {
-        if self.flags.bits() & PART == 0 {
+        if !self.is_part() {
             Ok(())
         } else {
             Err(no_parts(base, "exact reads put messages together", "receive"))
@@ -183,6 +188,11 @@ impl<'a, 'b> WriteOp<'a, 'b> {
         self
     }
 
+    #[inline]
+    pub(super) fn is_part(&self) -> bool {
+        self.flags.bits() & PART != 0
+    }
+
     pub(super) fn at(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -209,7 +219,7 @@ impl<'a, 'b> WriteOp<'a, 'b> {
     /// `Unsupported`, with the name of the channel.
     #[inline]
     pub fn require_whole(&self, base: &Base) -> Result<()> {
-        if self.flags.bits() & PART == 0 {
+        if !self.is_part() {
             Ok(())
         } else {
             Err(no_parts(base, "writing all may take a message apart", "send"))

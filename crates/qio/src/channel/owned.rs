@@ -40,7 +40,7 @@ pub(super) fn write(channel: &dyn Channel, bufs: &[Bytes], flags: WriteFlags) ->
                 && !flags.contains(WriteFlags::NONBLOCK)
                 && channel.base().mode() == Mode::Blocking =>
         {
-            wait_and_repeat(channel, Interest::WRITE, |channel| {
+            wait_and_repeat(channel, Interest::WRITE, 0, |channel| {
                 channel.try_write_owned(bufs, flags)
             })
         }
@@ -56,10 +56,11 @@ pub(super) fn write_all(channel: &dyn Channel, bufs: &[Bytes]) -> Result<()> {
     }
     let mut rest: SmallVec<[Bytes; INLINE_BUFS]> = filled(bufs).iter().cloned().collect();
     let mut bufs = &mut rest[..];
+    let mut done = 0;
     while !bufs.is_empty() {
         let mut n = match channel.try_write_owned(bufs, WriteFlags::empty()) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait_and_repeat(channel, Interest::WRITE, |channel| {
+                wait_and_repeat(channel, Interest::WRITE, done, |channel| {
                     channel.try_write_owned(bufs, WriteFlags::empty())
                 })?
             }
@@ -68,6 +69,7 @@ pub(super) fn write_all(channel: &dyn Channel, bufs: &[Bytes]) -> Result<()> {
         if n == 0 {
             return Err(ErrorKind::WriteZero.into());
         }
+        done += n;
         // Past what was taken, and past what is empty.
         while let Some(first) = bufs.first_mut() {
             let part = n.min(first.len());

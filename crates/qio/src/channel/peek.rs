@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::time::Instant;
 
 use super::check::{check_read, invalid};
-use super::wait::wait;
+use super::wait::{Legs, wait};
 use super::{Channel, Features, ReadFlags, ReadOp};
 use crate::interest::{Interest, Readiness};
 use crate::watch::{PollSet, waiter};
@@ -33,7 +33,7 @@ pub(super) fn peek_at_least(
     loop {
         let seen = match peek_now(channel, buf)? {
             None => {
-                wait(channel, Interest::READ, deadline)?;
+                wait(channel, Interest::READ, deadline, Legs::Tried)?;
                 continue;
             }
             Some(n) if n >= min || n == 0 => return Ok(n),
@@ -58,8 +58,15 @@ pub(super) fn peek_at_least(
             return Err(ErrorKind::TimedOut.into());
         }
         let waiting = channel.base().begin_wait(Interest::READ)?;
+        let interrupts = channel.base().interrupts();
+        if let Some(interrupts) = interrupts {
+            interrupts.watch(Interest::READ, &mut set);
+        }
         waiter::park(&mut set, deadline)?;
         drop(waiting);
+        if interrupts.is_some_and(|interrupts| interrupts.take(Interest::READ)) {
+            return Err(ErrorKind::Interrupted.into());
+        }
         channel.drive(Instant::now())?;
     }
 }

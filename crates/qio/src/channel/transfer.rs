@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
 use super::check::invalid;
-use super::wait::wait_for_attempt;
+use super::wait::{Legs, wait, wait_for_attempt};
 use super::{Channel, FdSink, MessageError, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::Interest;
 
@@ -55,11 +55,14 @@ fn read_blocking(channel: &dyn Channel, op: &mut ReadOp<'_, '_>, error: Error) -
     if !may_wait(channel, op) {
         return Err(error);
     }
-    wait_and_repeat(channel, Interest::READ, |channel| channel.try_read(op))
+    wait_and_repeat(channel, Interest::READ, 0, |channel| channel.try_read(op))
 }
 
 fn may_wait(channel: &dyn Channel, op: &ReadOp<'_, '_>) -> bool {
-    !op.flags().contains(ReadFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking
+    // Who moves several parts waits between them, and says for how much that may be interrupted.
+    !op.is_part()
+        && !op.flags().contains(ReadFlags::NONBLOCK)
+        && channel.base().mode() == Mode::Blocking
 }
 
 /// One message: its length, or `None` at the end.
@@ -98,12 +101,13 @@ fn write_blocking<C: Channel + ?Sized>(
     op: &mut WriteOp<'_, '_>,
     error: Error,
 ) -> Result<usize> {
-    let may_wait =
-        !op.flags().contains(WriteFlags::NONBLOCK) && channel.base().mode() == Mode::Blocking;
+    let may_wait = !op.is_part()
+        && !op.flags().contains(WriteFlags::NONBLOCK)
+        && channel.base().mode() == Mode::Blocking;
     if !may_wait {
         return Err(error);
     }
-    wait_and_repeat(channel.as_channel(), Interest::WRITE, |channel| channel.try_write(op))
+    wait_and_repeat(channel.as_channel(), Interest::WRITE, 0, |channel| channel.try_write(op))
 }
 
 /// What is left to do after a first attempt that did not bring everything.
@@ -113,7 +117,7 @@ pub(super) fn read_more(
     buf: &mut [u8],
     first: Result<usize>,
 ) -> Result<bool> {
-    let done = progress(first)?;
+    let done = progress(channel, Interest::READ, first)?;
     read_rest(channel, &mut [IoSliceMut::new(&mut buf[done..])], done, ReadFlags::empty(), None)
 }
 
@@ -126,7 +130,7 @@ pub(super) fn read_rest(
 ) -> Result<bool> {
     let mut bufs = filled_mut(bufs);
     while !bufs.is_empty() {
-        let n = progress_or_wait(channel, Interest::READ, |channel| {
+        let n = progress_or_wait(channel, Interest::READ, done, |channel| {
             let op = ReadOp::new(bufs).with(flags, fds.as_deref_mut());
             read_op(channel, &mut op.part())
         })?;
@@ -146,40 +150,45 @@ pub(super) fn read_rest(
 /// What is left to do after a first attempt that did not take everything.
 #[cold]
 pub(super) fn write_more(channel: &dyn Channel, buf: &[u8], first: Result<usize>) -> Result<()> {
-    let done = progress(first)?;
-    write_rest(channel, &mut [IoSlice::new(&buf[done..])], WriteFlags::empty(), &[])
+    let done = progress(channel, Interest::WRITE, first)?;
+    write_rest(channel, &mut [IoSlice::new(&buf[done..])], done, WriteFlags::empty(), &[])
 }
 
 pub(super) fn write_rest(
     channel: &dyn Channel,
     bufs: &mut [IoSlice<'_>],
+    mut done: usize,
     flags: WriteFlags,
     mut fds: &[BorrowedFd<'_>],
 ) -> Result<()> {
     let mut bufs = bufs;
     IoSlice::advance_slices(&mut bufs, 0);
     while !bufs.is_empty() {
-        let n = progress_or_wait(channel, Interest::WRITE, |channel| {
+        let n = progress_or_wait(channel, Interest::WRITE, done, |channel| {
             write_op(channel, &mut WriteOp::new(bufs).with(flags, fds).part())
         })?;
         if n == 0 {
             return Err(ErrorKind::WriteZero.into());
         }
         fds = &[];
+        done += n;
         IoSlice::advance_slices(&mut bufs, n);
     }
     Ok(())
 }
 
 /// Makes one attempt, and repeats it until it is anything but would-block, waiting in between.
+///
+/// `done` bytes of what belongs together have moved already.
 pub(super) fn progress_or_wait(
     channel: &dyn Channel,
     interest: Interest,
+    done: usize,
     mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
 ) -> Result<usize> {
     match attempt(channel) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            wait_and_repeat(channel, interest, attempt)
+            wait_and_repeat(channel, interest, done, attempt)
         }
         result => result,
     }
@@ -191,10 +200,11 @@ pub(super) fn progress_or_wait(
 pub(super) fn wait_and_repeat(
     channel: &dyn Channel,
     interest: Interest,
+    done: usize,
     mut attempt: impl FnMut(&dyn Channel) -> Result<usize>,
 ) -> Result<usize> {
     loop {
-        wait_for_attempt(channel, interest)?;
+        wait_for_attempt(channel, interest, done)?;
         match attempt(channel) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             result => return result,
@@ -202,10 +212,13 @@ pub(super) fn wait_and_repeat(
     }
 }
 
-/// The bytes of a first attempt that may have would-blocked.
-pub(super) fn progress(first: Result<usize>) -> Result<usize> {
+/// The bytes of a first attempt; one that would have blocked is worth repeating afterwards.
+fn progress(channel: &dyn Channel, interest: Interest, first: Result<usize>) -> Result<usize> {
     match first {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            wait(channel, interest, None, Legs::Tried)?;
+            Ok(0)
+        }
         result => result,
     }
 }

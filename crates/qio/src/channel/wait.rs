@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Channel;
 use crate::interest::{Interest, Readiness};
-use crate::watch::{PollSet, waiter};
+use crate::watch::{Interrupts, PollSet, waiter};
 
 pub(super) fn until_done<R>(
     channel: &dyn Channel,
@@ -15,17 +15,56 @@ pub(super) fn until_done<R>(
     loop {
         match attempt(channel) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait(channel, Interest::WRITE, deadline)?;
+                wait(channel, Interest::WRITE, deadline, Legs::Tried)?;
             }
             result => return result,
         }
     }
 }
 
+/// What came before a wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Legs {
+    /// An attempt that would have blocked.
+    Tried,
+    /// Nothing: what is waited for may be there, and may have been reported before.
+    Untried,
+}
+
+impl Legs {
+    #[inline]
+    fn note(self, set: &mut PollSet) {
+        if self == Self::Untried {
+            set.mark_untried();
+        }
+    }
+}
+
+/// Waits until a condition holds; who asked for interruptions gets them.
+#[inline]
 pub(super) fn wait(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
+    legs: Legs,
+) -> Result<Readiness> {
+    let base = channel.base();
+    match base.interrupts() {
+        None => wait_through(channel, interest, deadline, legs),
+        Some(interrupts) => {
+            let _waiting = base.begin_wait(interest)?;
+            wait_or_end(channel, interest, deadline, legs, interrupts)
+        }
+    }
+}
+
+/// A wait that nobody interrupts.
+#[inline]
+fn wait_through(
+    channel: &dyn Channel,
+    interest: Interest,
+    deadline: Option<Instant>,
+    legs: Legs,
 ) -> Result<Readiness> {
     let _waiting = channel.base().begin_wait(interest)?;
     let mut set = PollSet::new();
@@ -33,18 +72,67 @@ pub(super) fn wait(
     if !ready.is_empty() {
         return Ok(ready);
     }
+    legs.note(&mut set);
     waiter::park(&mut set, deadline)?;
     let granted = set.granted();
     if !granted.is_empty() {
         return Ok(granted);
     }
-    wait_on(channel, interest, deadline, &mut set)
+    wait_on(channel, interest, deadline, legs, &mut set)
+}
+
+#[cold]
+fn wait_or_end(
+    channel: &dyn Channel,
+    interest: Interest,
+    deadline: Option<Instant>,
+    legs: Legs,
+    interrupts: &Interrupts,
+) -> Result<Readiness> {
+    let mut set = PollSet::new();
+    let mut is_late = false;
+    loop {
+        if interrupts.take(interest) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        set.clear();
+        let ready = channel.watch(interest, &mut set);
+        if !ready.is_empty() {
+            return Ok(ready);
+        }
+        if is_late {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        interrupts.watch(interest, &mut set);
+        legs.note(&mut set);
+        waiter::park(&mut set, deadline)?;
+        let granted = set.granted();
+        if !granted.is_empty() {
+            // Both may have come at once; what is there to read stays there.
+            return match interrupts.take(interest) {
+                true => Err(ErrorKind::Interrupted.into()),
+                false => Ok(granted),
+            };
+        }
+        let now = Instant::now();
+        channel.drive(now)?;
+        is_late = deadline.is_some_and(|deadline| deadline <= now);
+    }
 }
 
 /// Waits until it is worthwhile to attempt again what would have blocked.
 ///
-/// The attempt is as good a look at what a layer got as a watch, and takes it along.
-pub(super) fn wait_for_attempt(channel: &dyn Channel, interest: Interest) -> Result<()> {
+/// The attempt is as good a look at what a layer got as a watch, and takes it along. Behind the
+/// first `done` bytes of what belongs together nobody interrupts: who asked for the whole would not
+/// know how much of it there is.
+pub(super) fn wait_for_attempt(
+    channel: &dyn Channel,
+    interest: Interest,
+    done: usize,
+) -> Result<()> {
+    if done == 0 && channel.base().interrupts().is_some() {
+        return wait(channel, interest, None, Legs::Tried).map(drop);
+    }
     let _waiting = channel.base().begin_wait(interest)?;
     let mut set = PollSet::new();
     if channel.watch(interest, &mut set).is_empty() {
@@ -63,6 +151,7 @@ pub(super) fn wait_on(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
+    legs: Legs,
     set: &mut PollSet,
 ) -> Result<Readiness> {
     loop {
@@ -77,6 +166,7 @@ pub(super) fn wait_on(
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(ErrorKind::TimedOut.into());
         }
+        legs.note(set);
         waiter::park(set, deadline)?;
         let granted = set.granted();
         if !granted.is_empty() {

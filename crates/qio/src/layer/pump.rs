@@ -13,7 +13,7 @@ use super::inwards::{How, Inwards, Outlook};
 use super::outwards::Outwards;
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::channel::{Base, Channel, ChannelExt, Features, Mode, ReadFlags, ReadOp, WriteOp};
-use crate::interest::{Interest, Readiness};
+use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet, waiter};
 
 /// A protocol over a channel: reads and writes are plain, the channel below has the wire.
@@ -112,7 +112,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
     ///
     /// Under the writer's lock, like the look of a wait that begins: one of the two sees the other.
     fn note_what_is_left(&self, outwards: &Outwards) {
-        if !self.base.is_waited_for(Interest::READ) {
+        if !self.base.is_waited_for(Direction::Read) {
             return;
         }
         let below = || self.below.flush().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
@@ -204,7 +204,13 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         if interest.contains(Interest::READ) {
             let looks = self.driven.swap(false, Ordering::AcqRel);
             match lock(&self.inwards).look(&self.below, &self.engine, looks) {
-                Outlook::Plain => ready |= Readiness::READ,
+                Outlook::Plain => {
+                    ready |= Readiness::READ;
+                    if looks && self.base.is_waited_for_by_several(Direction::Read) {
+                        // What the others wait for has gone from the channel below.
+                        self.left_behind.raise();
+                    }
+                }
                 // Whatever comes is for the user.
                 Outlook::Passes => ready |= self.below.watch(Interest::READ, set),
                 Outlook::Wire => internal |= Interest::READ,
@@ -214,7 +220,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
             }
         }
         // Outside of a wait, an event loop knows what was written, and asks again.
-        let tells = self.base.is_waited_for(Interest::READ);
+        let tells = self.base.is_waited_for(Direction::Read) && ready.is_empty();
         if tells {
             // Before the look: what is left behind from here on raises it again.
             self.left_behind.lower();

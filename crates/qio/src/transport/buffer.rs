@@ -136,6 +136,7 @@ impl Channel for Buffer {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         *self.lock() = None;
         Ok(())
     }

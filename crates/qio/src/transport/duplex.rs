@@ -80,6 +80,9 @@ impl Channel for Duplex {
     }
 
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        if interest.is_empty() {
+            return self.outgoing.watch_hangup(set);
+        }
         let mut ready = Readiness::empty();
         if interest.contains(Interest::READ) {
             ready |= self.incoming.watch_reading(set);
@@ -95,6 +98,7 @@ impl Channel for Duplex {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         // An end closed from here is an error here, and for the peer the end of what was sent.
         let close_reader = |state: &mut State| {
             state.reader_closed = true;
@@ -157,6 +161,8 @@ struct Flow {
     writable: Event,
     /// Raised when more has come, or the end, as far as somebody waits for that.
     more: Event,
+    /// Raised when nobody will read any more.
+    gone: Event,
 }
 
 #[derive(Debug, Default)]
@@ -180,6 +186,7 @@ impl Flow {
             readable: Event::new(),
             writable: Event::new(),
             more: Event::new(),
+            gone: Event::new(),
         }
     }
 
@@ -247,6 +254,14 @@ impl Flow {
         Readiness::empty()
     }
 
+    fn watch_hangup(&self, set: &mut PollSet) -> Readiness {
+        if self.lock().is_unread() {
+            return Readiness::HANGUP;
+        }
+        self.gone.watch(Interest::empty(), set);
+        Readiness::empty()
+    }
+
     fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
         let mut state = self.lock();
         let mut known = state.hangup();
@@ -276,6 +291,9 @@ impl Flow {
         if std::mem::take(&mut state.more_wanted) {
             self.more.raise();
         }
+        if state.is_unread() {
+            self.gone.raise();
+        }
     }
 
     fn is_readable(&self, state: &State) -> bool {
@@ -288,6 +306,11 @@ impl Flow {
 }
 
 impl State {
+    /// Whether nobody will read what is written.
+    fn is_unread(&self) -> bool {
+        self.shut || self.reader_closed
+    }
+
     fn hangup(&self) -> Readiness {
         let gone = self.finished || self.shut || self.reader_closed;
         if gone { Readiness::HANGUP } else { Readiness::empty() }

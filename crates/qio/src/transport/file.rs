@@ -177,6 +177,7 @@ impl Channel for File {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         self.slot.take().map_or(Ok(()), release)
     }
 

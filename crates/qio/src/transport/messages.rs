@@ -384,6 +384,7 @@ impl Channel for Messages {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         let Some(fd) = self.slot.take() else { return Ok(()) };
         event!(debug, channel = %self.base.name(), "closed");
         // Wakes every wait on it, although a leg may still own the descriptor.

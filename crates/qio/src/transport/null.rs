@@ -71,6 +71,7 @@ impl Channel for Null {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         self.closed.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -179,6 +179,7 @@ impl Channel for Pipe {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         if !self.closed.swap(true, Ordering::AcqRel) {
             event!(debug, channel = %self.base.name(), "closed");
         }

@@ -34,18 +34,16 @@ impl Event {
         }
     }
 
-    /// Takes the level down.
-    pub fn lower(&self) {
+    /// Takes the level down, and says whether it was up.
+    pub fn lower(&self) -> bool {
         let mut raised = self.lock();
-        if *raised {
-            *raised = false;
-            if let Some(fd) = self.fd.get() {
-                let mut count = [0; 8];
-                // Fails with EAGAIN when the descriptor was made after the level was raised and
-                // lowered: there is nothing to take back then.
-                let _ = rustix::io::read(fd, &mut count);
-            }
+        if *raised && let Some(fd) = self.fd.get() {
+            let mut count = [0; 8];
+            // Fails with EAGAIN when the descriptor was made after the level was raised and
+            // lowered: there is nothing to take back then.
+            let _ = rustix::io::read(fd, &mut count);
         }
+        std::mem::replace(&mut *raised, false)
     }
 
     /// Adds a leg that fires while the event is raised and grants `grants`.

@@ -5,6 +5,7 @@
 //! in several steps ([`Steps`]) describe their waiting in the same way.
 
 mod event;
+mod interrupter;
 mod poll_set;
 mod slot;
 mod steps;
@@ -12,6 +13,8 @@ pub mod waiter;
 
 pub use event::Event;
 pub(crate) use event::LOOK_AGAIN;
+pub use interrupter::Interrupter;
+pub(crate) use interrupter::Interrupts;
 pub use poll_set::{Leg, PollSet, SharedFd};
 pub use slot::Slot;
 pub(crate) use slot::{Borrowed, closed, release};

@@ -148,6 +148,7 @@ pub struct PollSet {
     legs: Legs,
     deadline: Option<Instant>,
     internal: bool,
+    untried: bool,
 }
 
 impl PollSet {
@@ -161,6 +162,40 @@ impl PollSet {
     pub fn clear(&mut self) {
         self.legs = Legs::None;
         self.deadline = None;
+        self.untried = false;
+    }
+
+    /// Adds the legs and the deadline of another set, and gives the index of the first of them:
+    /// what fires of them is [marked](PollSet::mark) there by [`take_marks`](PollSet::take_marks).
+    pub fn extend(&mut self, other: &Self) -> usize {
+        let first = self.legs().len();
+        for leg in other.legs() {
+            self.add(leg.fd(), leg.on(), leg.grants());
+        }
+        if let Some(deadline) = other.deadline {
+            self.wake_at(deadline);
+        }
+        first
+    }
+
+    /// Marks the legs of this set by what fired of those that `other` got from it, from index
+    /// `first` on.
+    pub fn take_marks(&mut self, other: &Self, first: usize) {
+        let theirs = other.legs().get(first..).unwrap_or_default();
+        for (leg, theirs) in self.legs.as_mut_slice().iter_mut().zip(theirs) {
+            leg.fired |= theirs.fired;
+        }
+    }
+
+    /// Notes that the legs were not tried: a condition that holds already may have been reported
+    /// before. An edge-triggered loop looks before it waits for the next edge.
+    pub fn mark_untried(&mut self) {
+        self.untried = true;
+    }
+
+    /// Whether the legs were [not tried](PollSet::mark_untried) since they fired last.
+    pub fn is_untried(&self) -> bool {
+        self.untried
     }
 
     /// Adds a descriptor: poll it for `on`; when it fires, the user of the channel has `grants`.

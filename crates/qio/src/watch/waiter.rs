@@ -63,6 +63,12 @@ pub fn set_host(
     Ok(())
 }
 
+/// Whether blocking calls of this thread wait through something else than poll(2). A system call
+/// that blocks would then hold up more than its caller.
+pub(crate) fn is_hooked() -> bool {
+    ANY.load(Ordering::Acquire) && (HOST.get().is_some() || SCOPED.with_borrow(Option::is_some))
+}
+
 /// Waits through the current waiter.
 ///
 /// # Errors

@@ -31,6 +31,8 @@ pub(super) fn adopt(process: Process, on_drop: OnDrop) {
         WAKE.raise();
         return;
     }
+    // What wakes the thread is there before it is.
+    WAKE.watch(Interest::empty(), &mut PollSet::new());
     // Without a thread the orphans wait here for the next one that comes.
     let thread = std::thread::Builder::new().name("qio-reaper".to_owned()).spawn(run);
     reaper.running = thread.is_ok();

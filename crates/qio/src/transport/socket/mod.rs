@@ -29,7 +29,7 @@ use crate::channel::{
     Base, Channel, Confirmed, Features, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp, copy_owned,
 };
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{PollSet, SharedFd, Slot, closed, release};
+use crate::watch::{PollSet, SharedFd, Slot, closed, release, waiter};
 
 /// A connected stream socket: TCP, Unix, or any other family.
 ///
@@ -37,8 +37,10 @@ use crate::watch::{PollSet, SharedFd, Slot, closed, release};
 /// are not shared. What the socket can do is asked of the socket itself, however it was made.
 ///
 /// Blocking mode is `O_NONBLOCK` cleared: a read or write is one system call that waits in the
-/// kernel, and that `close` and `shutdown` wake. A socket [shared](Socket::from_shared) with other
-/// processes never has its flag touched.
+/// kernel, and that `close` and `shutdown` wake. Where a [`Waiter`](crate::watch::Waiter) is in
+/// charge of the thread that makes the socket or sets its mode (a coroutine), and once the channel
+/// has an [`interrupter`](crate::ChannelExt::interrupter), blocking mode tries and waits there. A
+/// socket [shared](Socket::from_shared) with other processes never has its flag touched.
 ///
 /// # Zero copy
 ///
@@ -169,6 +171,10 @@ impl Socket {
             AddressFamily::VSOCK => "vsock socket",
             _ => "socket",
         };
+        if !shared && waiter::is_hooked() {
+            // Cannot fail on a descriptor that is open.
+            let _ = rustix::io::ioctl_fionbio(&fd, true);
+        }
         Self {
             base: Base::new(kind, features),
             slot: Slot::from_shared(fd),
@@ -360,6 +366,7 @@ impl Channel for Socket {
     }
 
     fn close(&self) -> Result<()> {
+        self.base.note_closed();
         let Some(fd) = self.slot.take() else { return Ok(()) };
         event!(debug, channel = %self.base.name(), "closed");
         // Closing alone would not reach the peer, nor wake anyone, while a leg or a blocked call
@@ -374,7 +381,9 @@ impl Channel for Socket {
     fn set_mode(&self, mode: Mode) -> Result<()> {
         let fd = self.slot.borrow()?;
         if !self.shared {
-            rustix::io::ioctl_fionbio(&fd, mode == Mode::NonBlocking)?;
+            let may_block =
+                mode == Mode::Blocking && self.base.interrupts().is_none() && !waiter::is_hooked();
+            rustix::io::ioctl_fionbio(&fd, !may_block)?;
         }
         self.base.set_mode(mode);
         Ok(())
