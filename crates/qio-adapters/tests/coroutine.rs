@@ -20,12 +20,18 @@ use qio_adapters::coroutine::{
     Coroutine, CoroutineOptions, JoinError, park, spawn, waker, yield_now, yield_until,
 };
 use qio_adapters::tokio::{run as run_in_tokio, run_until};
-use qio_testkit::{Job, finished, scope, soon};
+use qio_testkit::{Job, finished, soon};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
 /// No test takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// A scope in which a runtime leaves nothing behind: what tokio makes once and keeps is made before.
+fn scope(limit: Duration, body: impl FnOnce(&qio_testkit::Ledger)) {
+    drop(runtime());
+    qio_testkit::scope(limit, body);
+}
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()

@@ -264,6 +264,10 @@ pub(crate) struct Tokio(tokio::runtime::Runtime, tokio::task::LocalSet);
 impl Host for Tokio {
     type Id = tokio::task::JoinHandle<()>;
 
+    fn warm_up() {
+        drop(Self::new());
+    }
+
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self(runtime, tokio::task::LocalSet::new())

@@ -36,6 +36,7 @@ pub struct Base {
     corks: Mutex<u32>,
     interrupts: OnceLock<Arc<Interrupts>>,
     closed: AtomicBool,
+    holds_output: AtomicBool,
 }
 
 impl Base {
@@ -57,6 +58,7 @@ impl Base {
             corks: Mutex::new(0),
             interrupts: OnceLock::new(),
             closed: AtomicBool::new(false),
+            holds_output: AtomicBool::new(false),
         }
     }
 
@@ -152,6 +154,17 @@ impl Base {
     /// Whether that was recorded.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Records whether something that was written rests in the channel until there is room below:
+    /// who writes all waits for that to end. For implementations of
+    /// [`Channel::try_write`](super::Channel::try_write) that take more than they get rid of.
+    pub fn note_held_output(&self, holds: bool) {
+        self.holds_output.store(holds, Ordering::Release);
+    }
+
+    pub(crate) fn holds_output(&self) -> bool {
+        self.holds_output.load(Ordering::Acquire)
     }
 
     /// What ends waits from elsewhere, where that was asked for.

@@ -12,7 +12,7 @@ use super::check::{check_read, check_write, invalid, require};
 use super::peek::peek_at_least;
 use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
-    receive_op, write_more, write_op, write_rest,
+    receive_op, settle, write_more, write_op, write_rest,
 };
 use super::wait::{Legs, until_done, wait};
 use super::{
@@ -380,7 +380,7 @@ pub trait ChannelExt: Channel {
             return Ok(());
         }
         match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)]).part()) {
-            Ok(n) if n == buf.len() => Ok(()),
+            Ok(n) if n == buf.len() => settle(self),
             first => write_more(self.as_channel(), buf, first),
         }
     }

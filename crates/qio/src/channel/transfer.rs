@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
 use super::check::invalid;
-use super::wait::{Legs, wait, wait_for_attempt};
+use super::wait::{until_done, wait_for_attempt};
 use super::{Channel, FdSink, MessageError, Mode, ReadFlags, ReadOp, WriteFlags, WriteOp};
 use crate::interest::Interest;
 
@@ -174,7 +174,29 @@ pub(super) fn write_rest(
         done += n;
         IoSlice::advance_slices(&mut bufs, n);
     }
-    Ok(())
+    // Of nothing there is nothing to wait for, also where much is held.
+    if done == 0 { Ok(()) } else { settle(channel) }
+}
+
+/// Waits until layers have got rid of what they have taken: who has written all may have nothing
+/// more to do with the channel for a long time.
+#[inline]
+pub(super) fn settle<C: Channel + ?Sized>(channel: &C) -> Result<()> {
+    match channel.inner() {
+        None => Ok(()),
+        Some(inner) => settle_layers(channel.as_channel(), inner),
+    }
+}
+
+#[inline(never)]
+fn settle_layers(channel: &dyn Channel, inner: &dyn Channel) -> Result<()> {
+    let mut station = Some(inner);
+    let mut holds = channel.base().holds_output();
+    while let Some(below) = station.filter(|_| !holds) {
+        holds = below.base().holds_output();
+        station = below.inner();
+    }
+    if holds { until_done(channel, None, |channel| channel.flush()) } else { Ok(()) }
 }
 
 /// Makes one attempt, and repeats it until it is anything but would-block, waiting in between.
@@ -216,7 +238,7 @@ pub(super) fn wait_and_repeat(
 fn progress(channel: &dyn Channel, interest: Interest, first: Result<usize>) -> Result<usize> {
     match first {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            wait(channel, interest, None, Legs::Tried)?;
+            wait_for_attempt(channel, interest, 0)?;
             Ok(0)
         }
         result => result,

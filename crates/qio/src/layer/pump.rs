@@ -112,6 +112,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
     ///
     /// Under the writer's lock, like the look of a wait that begins: one of the two sees the other.
     fn note_what_is_left(&self, outwards: &Outwards) {
+        self.base.note_held_output(outwards.is_pending());
         if !self.base.is_waited_for(Direction::Read) {
             return;
         }
