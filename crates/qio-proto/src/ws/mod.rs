@@ -230,8 +230,14 @@ impl WebSocket {
         Ok(())
     }
 
-    /// Takes payload: as much as there is of the wire, of the frame, and of room.
-    fn handle_payload(&mut self, wire: &[u8], plain: &mut [u8]) -> Result<usize, Violation> {
+    /// Takes payload: as much as there is of the wire, of the frame, and of room. Of text that
+    /// goes wrong, what comes before that counts.
+    fn handle_payload(
+        &mut self,
+        wire: &[u8],
+        plain: &mut [u8],
+        done: &mut Progress,
+    ) -> Result<usize, Violation> {
         let Some(payload) = &mut self.payload else { return Ok(0) };
         let count = clamp(payload.left).min(wire.len()).min(plain.len());
         let (from, to) = (&wire[..count], &mut plain[..count]);
@@ -240,7 +246,11 @@ impl WebSocket {
             None => to.copy_from_slice(from),
         }
         payload.left -= count as u64;
-        if payload.kind == Kind::Text && self.text_in.check(to).is_err() {
+        let checked = if payload.kind == Kind::Text { self.text_in.check(to) } else { Ok(()) };
+        let good = checked.map_or_else(|text| text.good, |()| count);
+        done.consumed += good;
+        done.produced += good;
+        if checked.is_err() {
             return Err(Violation::new(status::NOT_TEXT, "a text is no UTF-8"));
         }
         self.end_frame_if_empty()?;
@@ -256,12 +266,10 @@ impl WebSocket {
         while self.peer_close.is_none() {
             let wire = &mut wire[done.consumed..];
             if self.payload.is_some() {
-                let count = self.handle_payload(wire, &mut plain[done.produced..])?;
-                if count == 0 {
+                let plain = &mut plain[done.produced..];
+                if self.handle_payload(wire, plain, done)? == 0 {
                     break;
                 }
-                done.consumed += count;
-                done.produced += count;
             } else {
                 match self.handle_header(wire)? {
                     Some(count) => done.consumed += count,

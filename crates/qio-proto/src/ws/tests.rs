@@ -281,6 +281,23 @@ fn what_came_before_an_offence_is_delivered() {
 }
 
 #[test]
+fn what_came_before_bytes_that_are_no_text_is_delivered_in_any_pieces() {
+    let options = WsOptions::default().accept_text(true);
+    for (payload, good) in
+        [(&b"\0\x80"[..], 1), (b"ab\xE2\x82(c", 4), (b"\xFF", 0), (b"\xF0\x80\x80", 1)]
+    {
+        for size in 1..=payload.len() + 2 {
+            let mut client = Side::client(options.clone());
+            let mut got = Vec::new();
+            let wire = frame(0x81, payload);
+            let failed = wire.chunks(size).any(|piece| drain(&mut client, piece, 100, &mut got));
+            assert!(failed, "{payload:?} in pieces of {size}");
+            assert_eq!(got, &payload[..good], "{payload:?} in pieces of {size}");
+        }
+    }
+}
+
+#[test]
 fn text_is_taken_when_it_is_asked_for_and_is_utf_8() {
     let options = WsOptions::default().accept_text(true);
     let mut client = Side::client(options.clone());
