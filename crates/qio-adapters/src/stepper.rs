@@ -20,10 +20,12 @@ impl<S: Steps> Stepper<S> {
         Self { steps, set: PollSet::new(), waits: false }
     }
 
+    #[cfg(any(feature = "async-io", feature = "calloop"))]
     pub(crate) fn steps(&self) -> &S {
         &self.steps
     }
 
+    #[cfg(any(feature = "calloop", feature = "glib"))]
     pub(crate) fn steps_mut(&mut self) -> &mut S {
         &mut self.steps
     }
@@ -58,6 +60,7 @@ impl<S: Steps> Stepper<S> {
 
     /// Goes on after an output, where there may be more of them; what is there already makes the
     /// next turn due.
+    #[cfg(any(feature = "calloop", feature = "glib"))]
     pub(crate) fn rearm(&mut self, now: Instant) {
         // An output is made anew then: until then, its cause may be gone.
         let _ = self.turn(now);
@@ -66,6 +69,7 @@ impl<S: Steps> Stepper<S> {
     /// Asks again what is waited for, just before the loop sleeps: somebody may have read a part of
     /// what a layer holds, and nothing would fire for the rest. Where every leg stands for the
     /// channel itself there is nothing to ask.
+    #[cfg(any(feature = "calloop", feature = "glib"))]
     pub(crate) fn ask_again(&mut self) {
         let is_direct = |set: &PollSet| {
             set.deadline().is_none() && set.legs().iter().all(|leg| !leg.grants().is_empty())

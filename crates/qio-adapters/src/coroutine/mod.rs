@@ -1,7 +1,7 @@
 //! Coroutines: code that looks blocking, and waits in any event loop.
 //!
 //! A [`Coroutine`] runs a body on a stack of its own. Where the body would block a thread
-//! (`read_exact`, `accept`, a TLS handshake, [`ChannelExt::wait`]) it leaves its stack instead, and
+//! (`read_exact`, `accept`, a TLS handshake, [`wait`](qio::ChannelExt::wait)) it leaves its stack instead, and
 //! is [`Steps`]: an adapter of an event loop, or [`qio::watch::run`], waits for what the body waits
 //! for and enters it again. The same source code blocks outside of a coroutine.
 //!

@@ -101,7 +101,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// As [`listen`]; everything stays as it was for the layer that it is about.
+    /// As [`listen`](crate::net::listen); everything stays as it was for the layer that it is about.
     pub fn reload(&self) -> Result<()> {
         let sockets = Arc::clone(&self.read().sockets);
         let mut stacks: Vec<_> = sockets.iter().filter_map(|bound| bound.stack.as_ref()).collect();
@@ -133,7 +133,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// As [`listen`]; `Cancelled` when it is closed meanwhile; `Open` while another thread reopens
+    /// As [`listen`](crate::net::listen); `Cancelled` when it is closed meanwhile; `Open` while another thread reopens
     /// it, and when there is no address to listen on again.
     pub fn reopen(&self) -> Result<()> {
         let mut state = self.write();
