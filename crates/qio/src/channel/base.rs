@@ -156,9 +156,10 @@ impl Base {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Records whether something that was written rests in the channel until there is room below:
-    /// who writes all waits for that to end. For implementations of
-    /// [`Channel::try_write`](super::Channel::try_write) that take more than they get rid of.
+    /// Records whether something that was written rests in the channel until there is room below,
+    /// for layers above. For implementations of [`Channel::try_write`](super::Channel::try_write)
+    /// that take more than they get rid of; who writes to them is told by
+    /// [`WriteOp::note_held`](super::WriteOp::note_held).
     pub fn note_held_output(&self, holds: bool) {
         self.holds_output.store(holds, Ordering::Release);
     }

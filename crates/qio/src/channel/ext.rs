@@ -1,6 +1,7 @@
 //! What users call.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::check::{check_read, check_write, invalid, require};
 use super::peek::peek_at_least;
 use super::transfer::{
     advanced, early_eof, filled, filled_mut, progress_or_wait, read_more, read_op, read_rest,
-    receive_op, settle, write_more, write_op, write_rest,
+    receive_op, write_more, write_op, write_rest,
 };
 use super::wait::{Legs, until_done, wait};
 use super::{
@@ -379,8 +380,9 @@ pub trait ChannelExt: Channel {
         if buf.is_empty() {
             return Ok(());
         }
-        match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)]).part()) {
-            Ok(n) if n == buf.len() => settle(self),
+        let held = Cell::new(false);
+        match write_op(self, &mut WriteOp::new(&[IoSlice::new(buf)]).part(&held)) {
+            Ok(n) if n == buf.len() && !held.get() => Ok(()),
             first => write_more(self.as_channel(), buf, first),
         }
     }

@@ -1,5 +1,6 @@
 //! Operations: a read or a write with all that belongs to it.
 
+use std::cell::Cell;
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
@@ -166,12 +167,14 @@ pub struct WriteOp<'a, 'b> {
     fds: &'a [BorrowedFd<'a>],
     offset: Option<u64>,
     flags: WriteFlags,
+    /// Where it is told that something rests in a layer, by who writes all.
+    held: Option<&'a Cell<bool>>,
 }
 
 impl<'a, 'b> WriteOp<'a, 'b> {
     #[inline]
     pub(super) fn new(bufs: &'a [IoSlice<'b>]) -> Self {
-        Self { bufs, fds: &[], offset: None, flags: WriteFlags::empty() }
+        Self { bufs, fds: &[], offset: None, flags: WriteFlags::empty(), held: None }
     }
 
     #[inline]
@@ -181,11 +184,20 @@ impl<'a, 'b> WriteOp<'a, 'b> {
         self
     }
 
-    /// One of several that move the same buffers.
+    /// One of several that move the same buffers; tells in `held` whether something rests.
     #[inline]
-    pub(super) fn part(mut self) -> Self {
+    pub(super) fn part(mut self, held: &'a Cell<bool>) -> Self {
         self.flags |= WriteFlags::from_bits_retain(PART);
+        self.held = Some(held);
         self
+    }
+
+    /// Tells who writes all that something of it, or of what came before, rests in this channel or
+    /// below until there is room: it waits for [`flush`](super::Channel::flush) in the end.
+    pub fn note_held(&self) {
+        if let Some(held) = self.held {
+            held.set(true);
+        }
     }
 
     #[inline]
@@ -243,7 +255,7 @@ impl<'a, 'b> WriteOp<'a, 'b> {
     where
         'a: 'c,
     {
-        WriteOp { bufs, fds: self.fds, offset: self.offset, flags: self.flags }
+        WriteOp { bufs, fds: self.fds, offset: self.offset, flags: self.flags, held: self.held }
     }
 
     /// Gives `write` the same write of at most `len` bytes, for a layer that lets only so many

@@ -1,5 +1,6 @@
 //! Writes of buffers that the channel may keep.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice, Result};
 
 use bytes::{Buf, Bytes};
@@ -52,7 +53,7 @@ pub(super) fn write(channel: &dyn Channel, bufs: &[Bytes], flags: WriteFlags) ->
 pub(super) fn write_all(channel: &dyn Channel, bufs: &[Bytes]) -> Result<()> {
     if keeps_messages(channel) {
         // The text is that of every other form which may take a message apart.
-        WriteOp::new(&[]).part().require_whole(channel.base())?;
+        WriteOp::new(&[]).part(&Cell::new(false)).require_whole(channel.base())?;
     }
     let mut rest: SmallVec<[Bytes; INLINE_BUFS]> = filled(bufs).iter().cloned().collect();
     let mut bufs = &mut rest[..];

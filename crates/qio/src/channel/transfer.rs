@@ -1,5 +1,6 @@
 //! Moving bytes with as many attempts as it takes.
 
+use std::cell::Cell;
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::os::fd::BorrowedFd;
 
@@ -151,6 +152,10 @@ pub(super) fn read_rest(
 #[cold]
 pub(super) fn write_more(channel: &dyn Channel, buf: &[u8], first: Result<usize>) -> Result<()> {
     let done = progress(channel, Interest::WRITE, first)?;
+    if done == buf.len() {
+        // All was taken, and something of it rests.
+        return settle(channel);
+    }
     write_rest(channel, &mut [IoSlice::new(&buf[done..])], done, WriteFlags::empty(), &[])
 }
 
@@ -163,9 +168,11 @@ pub(super) fn write_rest(
 ) -> Result<()> {
     let mut bufs = bufs;
     IoSlice::advance_slices(&mut bufs, 0);
+    let held = Cell::new(false);
     while !bufs.is_empty() {
+        held.set(false);
         let n = progress_or_wait(channel, Interest::WRITE, done, |channel| {
-            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds).part())
+            write_op(channel, &mut WriteOp::new(bufs).with(flags, fds).part(&held))
         })?;
         if n == 0 {
             return Err(ErrorKind::WriteZero.into());
@@ -174,29 +181,14 @@ pub(super) fn write_rest(
         done += n;
         IoSlice::advance_slices(&mut bufs, n);
     }
-    // Of nothing there is nothing to wait for, also where much is held.
-    if done == 0 { Ok(()) } else { settle(channel) }
+    if held.get() { settle(channel) } else { Ok(()) }
 }
 
-/// Waits until layers have got rid of what they have taken: who has written all may have nothing
-/// more to do with the channel for a long time.
-#[inline]
-pub(super) fn settle<C: Channel + ?Sized>(channel: &C) -> Result<()> {
-    match channel.inner() {
-        None => Ok(()),
-        Some(inner) => settle_layers(channel.as_channel(), inner),
-    }
-}
-
-#[inline(never)]
-fn settle_layers(channel: &dyn Channel, inner: &dyn Channel) -> Result<()> {
-    let mut station = Some(inner);
-    let mut holds = channel.base().holds_output();
-    while let Some(below) = station.filter(|_| !holds) {
-        holds = below.base().holds_output();
-        station = below.inner();
-    }
-    if holds { until_done(channel, None, |channel| channel.flush()) } else { Ok(()) }
+/// Waits until layers are rid of what they have taken: who has written all may have nothing more to
+/// do with the channel for a long time.
+#[cold]
+fn settle(channel: &dyn Channel) -> Result<()> {
+    until_done(channel, None, |channel| channel.flush())
 }
 
 /// Makes one attempt, and repeats it until it is anything but would-block, waiting in between.

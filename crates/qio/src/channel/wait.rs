@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Result};
 use std::time::Instant;
 
-use super::Channel;
+use super::{Base, Channel};
 use crate::interest::{Interest, Readiness};
 use crate::watch::{Interrupts, PollSet, waiter};
 
@@ -50,7 +50,7 @@ pub(super) fn wait(
 ) -> Result<Readiness> {
     let base = channel.base();
     match base.interrupts() {
-        None => wait_through(channel, interest, deadline, legs),
+        None => wait_through(channel, base, interest, deadline, legs),
         Some(interrupts) => {
             let _waiting = base.begin_wait(interest)?;
             wait_or_end(channel, interest, deadline, legs, interrupts)
@@ -62,11 +62,12 @@ pub(super) fn wait(
 #[inline]
 fn wait_through(
     channel: &dyn Channel,
+    base: &Base,
     interest: Interest,
     deadline: Option<Instant>,
     legs: Legs,
 ) -> Result<Readiness> {
-    let _waiting = channel.base().begin_wait(interest)?;
+    let _waiting = base.begin_wait(interest)?;
     let mut set = PollSet::new();
     let ready = channel.watch(interest, &mut set);
     if !ready.is_empty() {
@@ -130,10 +131,11 @@ pub(super) fn wait_for_attempt(
     interest: Interest,
     done: usize,
 ) -> Result<()> {
-    if done == 0 && channel.base().interrupts().is_some() {
+    let base = channel.base();
+    if done == 0 && base.interrupts().is_some() {
         return wait(channel, interest, None, Legs::Tried).map(drop);
     }
-    let _waiting = channel.base().begin_wait(interest)?;
+    let _waiting = base.begin_wait(interest)?;
     let mut set = PollSet::new();
     if channel.watch(interest, &mut set).is_empty() {
         waiter::park(&mut set, None)?;

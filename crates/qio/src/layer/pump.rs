@@ -12,7 +12,9 @@ use super::handover::Handover;
 use super::inwards::{How, Inwards, Outlook};
 use super::outwards::Outwards;
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
-use crate::channel::{Base, Channel, ChannelExt, Features, Mode, ReadFlags, ReadOp, WriteOp};
+use crate::channel::{
+    AsChannel as _, Base, Channel, ChannelExt, Features, Mode, ReadFlags, ReadOp, WriteOp,
+};
 use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::{Event, PollSet, waiter};
 
@@ -187,6 +189,14 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
 
     fn try_write(&self, op: &mut WriteOp<'_, '_>) -> Result<usize> {
         let result = self.outwards(|out| out.write(&self.below, &self.engine, op.bufs()));
+        let mut station = Some(self.as_channel());
+        while let Some(channel) = station {
+            if channel.base().holds_output() {
+                op.note_held();
+                break;
+            }
+            station = channel.inner();
+        }
         match result {
             Err(_) if self.is_closed() => Err(ErrorKind::NotConnected.into()),
             result => result,
