@@ -54,3 +54,7 @@ pub use task::{Panicked, Task};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/manual/waiting.md")]
+struct ManualWaiting;
