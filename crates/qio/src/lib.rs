@@ -70,3 +70,7 @@ struct ManualDescriptors;
 #[cfg(all(doctest, feature = "openssl"))]
 #[doc = include_str!("../../../docs/manual/tls.md")]
 struct ManualTls;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/manual/writing-a-channel.md")]
+struct ManualWritingAChannel;
