@@ -30,3 +30,14 @@ mod stepper;
 pub mod tokio;
 #[cfg(any(feature = "async-io", feature = "tokio"))]
 mod yields;
+
+#[cfg(all(
+    doctest,
+    feature = "async-io",
+    feature = "calloop",
+    feature = "coroutine",
+    feature = "glib",
+    feature = "tokio"
+))]
+#[doc = include_str!("../../../docs/manual/loops.md")]
+struct ManualLoops;

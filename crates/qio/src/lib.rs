@@ -54,3 +54,23 @@ pub use task::{Panicked, Task};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/manual/waiting.md")]
+struct ManualWaiting;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/manual/layering.md")]
+struct ManualLayering;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/manual/descriptors.md")]
+struct ManualDescriptors;
+
+#[cfg(all(doctest, feature = "openssl"))]
+#[doc = include_str!("../../../docs/manual/tls.md")]
+struct ManualTls;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/manual/writing-a-channel.md")]
+struct ManualWritingAChannel;

@@ -41,6 +41,11 @@ use crate::watch::{self, Event, PollSet, Steps};
 /// # }
 /// ```
 #[doc(alias = "QIOTask")]
+#[doc(alias = "qio_task_new")]
+#[doc(alias = "qio_task_complete")]
+#[doc(alias = "qio_task_set_error")]
+#[doc(alias = "qio_task_propagate_error")]
+#[doc(alias = "qio_task_set_result_pointer")]
 pub struct Task<T> {
     shared: Arc<Shared<T>>,
 }
@@ -123,6 +128,7 @@ impl<T> Task<T> {
     ///
     /// What the waiter reports.
     #[doc(alias = "qio_task_wait_thread")]
+    #[doc(alias = "qio_task_get_result_pointer")]
     pub fn wait(
         self,
         until: Option<Instant>,

@@ -67,6 +67,7 @@ pub use join::{Join, JoinError, Spawned, spawn};
 
 /// A body that is entered when what it waits for is there. See the [module](self).
 #[doc(alias = "qemu_coroutine_create")]
+#[doc(alias = "qio_channel_set_follow_coroutine_ctx")]
 pub struct Coroutine<T> {
     context: Context,
     result: Rc<RefCell<Option<T>>>,

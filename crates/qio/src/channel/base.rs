@@ -44,6 +44,7 @@ impl Base {
     ///
     /// A channel goes both ways unless `features` names just one of [`Features::READ`] and
     /// [`Features::WRITE`].
+    #[doc(alias = "qio_channel_set_feature")]
     pub fn new(kind: &'static str, features: Features) -> Self {
         let one_way = features.intersects(Features::DUPLEX);
         let features = if one_way { features } else { features | Features::DUPLEX };

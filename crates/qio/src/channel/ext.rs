@@ -276,6 +276,7 @@ pub trait ChannelExt: Channel {
     ///
     /// As [`read_exact`](ChannelExt::read_exact) and [`read_at`](ChannelExt::read_at).
     #[doc(alias = "qio_channel_pread_all")]
+    #[doc(alias = "qio_channel_preadv_all")]
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let mut done = 0;
         while done < buf.len() {
@@ -423,6 +424,7 @@ pub trait ChannelExt: Channel {
     ///
     /// As [`write_all`](ChannelExt::write_all) and [`write_at`](ChannelExt::write_at).
     #[doc(alias = "qio_channel_pwrite_all")]
+    #[doc(alias = "qio_channel_pwritev_all")]
     fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         let mut done = 0;
         while done < buf.len() {
@@ -605,6 +607,7 @@ pub trait ChannelExt: Channel {
     /// waits for the same direction of this channel.
     #[doc(alias = "qio_channel_wait")]
     #[doc(alias = "qio_channel_yield")]
+    #[doc(alias = "qio_channel_wait_cond")]
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> Result<Readiness> {
         wait(self.as_channel(), interest, deadline, Legs::Untried)
     }
@@ -670,6 +673,7 @@ pub trait ChannelExt: Channel {
     /// # Errors
     ///
     /// `TimedOut`, and those of [`Channel::finish`] but `WouldBlock`.
+    #[doc(alias = "qio_channel_tls_bye")]
     fn finish_all(&self, deadline: Option<Instant>) -> Result<()> {
         until_done(self.as_channel(), deadline, |channel| channel.finish())
     }
@@ -679,6 +683,7 @@ pub trait ChannelExt: Channel {
     /// # Errors
     ///
     /// `TimedOut`, and those of [`Channel::flush`] but `WouldBlock`.
+    #[doc(alias = "qio_channel_flush")]
     fn flush_all(&self, deadline: Option<Instant>) -> Result<()> {
         until_done(self.as_channel(), deadline, |channel| channel.flush())
     }

@@ -279,6 +279,7 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     ///
     /// One attempt: `WouldBlock` means that the farewell is not out yet; wait for
     /// [`Interest::WRITE`] and call again.
+    #[doc(alias = "qio_channel_tls_bye")]
     fn finish(&self) -> Result<()>;
 
     /// Makes sure that what was accepted is out of this process, as far as the channel buffers.

@@ -51,6 +51,8 @@ use crate::watch::{PollSet, Steps};
 /// ```
 #[doc(alias = "qio_channel_create_watch")]
 #[doc(alias = "qio_channel_add_watch_source")]
+#[doc(alias = "qio_channel_attach_aio_context")]
+#[doc(alias = "qio_channel_detach_aio_context")]
 pub struct Watch<C: Channel> {
     channel: C,
     interest: Interest,

@@ -21,6 +21,8 @@ use crate::watch::{PollSet, Steps};
 ///
 /// The error has the handshake's own as its source; the peer was told the reason, as far as the
 /// protocol has words for it and the channel took them.
+#[doc(alias = "qio_channel_tls_handshake")]
+#[doc(alias = "qio_channel_websock_handshake")]
 pub struct Handshaking<C: Channel, H> {
     parts: Option<(C, H)>,
     /// What has come and was not consumed.

@@ -79,6 +79,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
     }
 
     /// Looks at the engine: what was negotiated, how the peer said farewell.
+    #[doc(alias = "qio_channel_tls_get_session")]
     pub fn with_engine<R>(&self, look: impl FnOnce(&mut E) -> R) -> R {
         let result = look(&mut lock(&self.engine));
         self.say_what_is_owed();

@@ -56,6 +56,7 @@ use crate::watch::{PollSet, Steps};
 /// an address in use is told together with who uses it, as far as `/proc` shows it.
 #[doc(alias = "qio_channel_socket_listen_sync")]
 #[doc(alias = "qio_net_listener_open_sync")]
+#[doc(alias = "qio_channel_socket_listen_async")]
 pub fn listen(address: &Address, options: &ListenOptions) -> Result<Listener> {
     let listener = Listener::new(options);
     listener.add(address)?;
@@ -191,7 +192,6 @@ impl Listener {
     ///
     /// As [`listen`]; `Open` when the listener is closed.
     #[doc(alias = "qio_net_listener_open_sync")]
-    #[doc(alias = "qio_net_listener_add_addresses")]
     pub fn add(&self, address: &Address) -> Result<()> {
         let bound = open(address, &self.options)?;
         let mut state = self.write();
@@ -323,6 +323,8 @@ impl Listener {
     /// The addresses that clients connect to, with the port that was really bound, and with the
     /// layers and what a client has to say of them.
     #[doc(alias = "qio_channel_socket_get_local_address")]
+    #[doc(alias = "qio_net_listener_get_local_address")]
+    #[doc(alias = "qio_net_listener_nsioc")]
     pub fn local_addresses(&self) -> Vec<Address> {
         self.read().sockets.iter().map(|bound| Address::clone(&bound.reach)).collect()
     }
@@ -531,6 +533,9 @@ impl Listener {
     }
 
     /// The accepting of one client, for event loops.
+    #[doc(alias = "qio_net_listener_set_client_func")]
+    #[doc(alias = "qio_net_listener_set_client_func_full")]
+    #[doc(alias = "qio_net_listener_set_client_aio_func")]
     pub fn accepting(&self) -> Accepting<'_> {
         Accepting::new(self)
     }

@@ -49,6 +49,8 @@ pub fn resolve(address: &Address, options: &ConnectOptions) -> Result<Vec<Addres
 /// The resolving of an address, in steps; see [`resolve`].
 ///
 /// The deadline counts from the making of it. Dropping it throws the answers away.
+#[doc(alias = "qio_dns_resolver_lookup_async")]
+#[doc(alias = "qio_dns_resolver_lookup_result")]
 pub struct Resolving {
     address: Address,
     /// What was wrong with it.

@@ -82,6 +82,7 @@ impl File {
     ///
     /// `InvalidInput` with the descriptor given back, untouched, when it is anything else.
     #[doc(alias = "qio_channel_file_new_fd")]
+    #[doc(alias = "qio_channel_file_new_dupfd")]
     pub fn from_fd(fd: OwnedFd) -> std::result::Result<Self, (Error, OwnedFd)> {
         match probe(fd.as_fd()) {
             Ok((features, append)) => {

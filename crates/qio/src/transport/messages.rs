@@ -60,6 +60,7 @@ use crate::watch::{Event, PollSet, SharedFd, Slot, closed, release};
 /// # }
 /// ```
 #[doc(alias = "qio_channel_socket_dgram_sync")]
+#[doc(alias = "qio_channel_socket_dgram_async")]
 #[derive(Debug)]
 pub struct Messages {
     base: Base,

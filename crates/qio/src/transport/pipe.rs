@@ -60,6 +60,7 @@ impl Pipe {
     /// # Errors
     ///
     /// What fcntl(2) and fstat(2) report.
+    #[doc(alias = "qio_channel_command_new_pid")]
     pub fn from_fds(input: Option<OwnedFd>, output: Option<OwnedFd>) -> Result<Self> {
         Self::new("pipe", input, output, Ownership::Exclusive)
     }

@@ -199,6 +199,9 @@ impl PollSet {
     }
 
     /// Adds a descriptor: poll it for `on`; when it fires, the user of the channel has `grants`.
+    #[doc(alias = "qio_channel_create_fd_watch")]
+    #[doc(alias = "qio_channel_create_socket_watch")]
+    #[doc(alias = "qio_channel_create_fd_pair_watch")]
     #[inline]
     pub fn add(&mut self, fd: &SharedFd, on: Interest, grants: Interest) {
         if let Legs::None = self.legs {

@@ -227,6 +227,7 @@ impl Command {
     ///
     /// What fork(2) and execve(2) report: the program does not exist or is not executable, the
     /// working directory does not exist, a limit was reached. The child is gone then.
+    #[doc(alias = "qio_channel_command_new_spawn")]
     pub fn spawn(mut self) -> crate::Result<Child> {
         self.start().map_err(|cause| {
             let hint = self.hint(&cause);
