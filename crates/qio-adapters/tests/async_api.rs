@@ -15,11 +15,12 @@ use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
 use qio::layer::ws;
 use qio::net::{ConnectOptions, ListenOptions, Listener, listen};
 use qio::relay::{End, RelayOptions};
-use qio::transport::{Duplex, File, MessageKind, Messages, Socket};
+use qio::transport::{File, MessageKind, Messages, Socket};
 use qio::{Channel, ChannelExt, FdSink, Interest, ReadFlags, Readiness, WriteFlags};
 use qio_adapters::tokio::{
     AsyncChannel, accept, connect, copy_bidirectional, handshake, incoming, run,
 };
+use qio_testkit::conformance::Pair;
 use qio_testkit::{Chaos, Plan, pairs, scope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::join;
@@ -75,23 +76,17 @@ async fn settle() {
 #[test]
 fn an_exact_read_that_is_given_up_at_any_await_loses_no_byte() {
     let data = pattern(20);
-    let make: [fn() -> (Arc<dyn Channel>, Arc<dyn Channel>); 4] = [
-        || of(pairs::unix()),
-        || of(pairs::ws_over(pairs::unix())),
-        || {
-            let (left, right) = Duplex::pair();
-            (Arc::new(left), Arc::new(right))
-        },
-        || {
-            let (left, right) = Socket::pair().unwrap();
-            (Arc::new(left), Arc::new(Chaos::new(right, Plan::new(7).short(2).for_edges())))
-        },
+    let make: [fn() -> Pair; 4] = [
+        pairs::unix,
+        || pairs::ws_over(pairs::unix()),
+        pairs::memory,
+        || pairs::unix().in_chaos(Plan::new(7).short(2).for_edges()),
     ];
     for make in make {
         let mut cuts = 0;
         loop {
             let whole = block_on(|| async {
-                let (left, right) = make();
+                let Pair { left, right, .. } = make();
                 let mut reader = AsyncChannel::new(right).unwrap();
                 let mut got = vec![0; data.len()];
                 // A task of its own: the reader is polled when it is woken, and for no other reason.
@@ -138,10 +133,6 @@ fn an_exact_read_that_is_given_up_at_any_await_loses_no_byte() {
         }
         assert!(cuts > 5, "it was given up {cuts} times");
     }
-}
-
-fn of(pair: qio_testkit::conformance::Pair) -> (Arc<dyn Channel>, Arc<dyn Channel>) {
-    (pair.left, pair.right)
 }
 
 #[test]

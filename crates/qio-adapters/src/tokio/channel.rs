@@ -15,6 +15,7 @@ use qio::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::hub::{Call, Hub, Side, readiness};
+use super::put_back::PutBack;
 use super::storage::{Storage, lock};
 
 /// A channel as [`AsyncRead`] and [`AsyncWrite`]: of any channel, also an `Arc<dyn Channel>`.
@@ -80,7 +81,7 @@ impl<C: Channel> AsyncChannel<C> {
         let read = ReadHalf {
             hub: Arc::clone(&hub),
             side: Side::new(Direction::Read),
-            put_back: Vec::new(),
+            put_back: PutBack::default(),
         };
         let write = WriteHalf { hub, side: Side::new(Direction::Write) };
         Ok(Self { read, write })
@@ -290,7 +291,7 @@ pub struct ReadHalf<C> {
     hub: Arc<Hub<C>>,
     side: Side,
     /// What a read that was given up had taken, for the next one. Of storage it is kept there.
-    put_back: Vec<u8>,
+    put_back: PutBack,
 }
 
 impl<C: Channel> ReadHalf<C> {
@@ -334,13 +335,14 @@ impl<C: Channel> ReadHalf<C> {
         if !put_back.is_empty() {
             // Checks the flags, and reads nothing.
             hub.channel.read_with(&mut [], flags, fds)?;
+            let bytes = put_back.bytes();
             let n = bufs.iter_mut().fold(0, |done, buf| {
-                let n = buf.len().min(put_back.len() - done);
-                buf[..n].copy_from_slice(&put_back[done..done + n]);
+                let n = buf.len().min(bytes.len() - done);
+                buf[..n].copy_from_slice(&bytes[done..done + n]);
                 done + n
             });
             if !flags.contains(ReadFlags::PEEK) {
-                forget_first(put_back, n);
+                put_back.consume(n);
             }
             return Ok(n);
         }
@@ -387,13 +389,13 @@ impl<C: Channel> ReadHalf<C> {
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         match &self.hub.storage {
             // There is one position: who writes next has to know where the reader stood.
-            Some(storage) => lock(storage).put_back(bytes),
-            None => self.put_back.extend_from_slice(bytes),
+            Some(storage) => lock(storage).put_back.keep(bytes),
+            None => self.put_back.keep(bytes),
         }
     }
 
     fn has_put_back(&self) -> bool {
-        let in_storage = |storage| lock(storage).has_put_back();
+        let in_storage = |storage| !lock(storage).put_back.is_empty();
         !self.put_back.is_empty() || self.hub.storage.as_ref().is_some_and(in_storage)
     }
 
@@ -422,9 +424,9 @@ impl<C: Channel> AsyncRead for ReadHalf<C> {
     ) -> Poll<Result<()>> {
         let Self { hub, side, put_back } = &mut *self;
         if !put_back.is_empty() {
-            let n = put_back.len().min(buf.remaining());
-            buf.put_slice(&put_back[..n]);
-            forget_first(put_back, n);
+            let n = put_back.bytes().len().min(buf.remaining());
+            buf.put_slice(&put_back.bytes()[..n]);
+            put_back.consume(n);
             return Poll::Ready(Ok(()));
         }
         if let Some(result) = ready!(hub.poll_read_storage(cx, buf)) {
@@ -635,14 +637,6 @@ impl<C> fmt::Display for ReuniteError<C> {
 }
 
 impl<C> std::error::Error for ReuniteError<C> {}
-
-/// Drops the first bytes, and the memory with the last: an idle channel keeps none.
-pub(super) fn forget_first(bytes: &mut Vec<u8>, n: usize) {
-    bytes.drain(..n);
-    if bytes.is_empty() {
-        *bytes = Vec::new();
-    }
-}
 
 async fn ready<C: Channel>(hub: &Hub<C>, side: &mut Side, interest: Interest) -> Result<Readiness> {
     poll_fn(|cx| {

@@ -22,6 +22,7 @@ mod accept;
 mod channel;
 mod hub;
 mod open;
+mod put_back;
 #[expect(unsafe_code, reason = "tokio cannot check that a descriptor stays what it is")]
 mod reactor;
 mod relay;

@@ -10,8 +10,8 @@ use qio::{Channel, ChannelExt, Direction, Features, Interest};
 use tokio::io::ReadBuf;
 use tokio::task::JoinHandle;
 
-use super::channel::forget_first;
 use super::hub::Hub;
+use super::put_back::PutBack;
 
 /// One operation at a time, in another thread, with a buffer of its own.
 ///
@@ -24,7 +24,7 @@ pub(super) struct Storage {
     input: Vec<u8>,
     taken: usize,
     /// What a read that was given up had fetched; it comes before `input`.
-    put_back: Vec<u8>,
+    pub(super) put_back: PutBack,
     /// The end or the error of a read that nobody has fetched.
     read_result: Option<Result<()>>,
     output: Vec<u8>,
@@ -39,15 +39,6 @@ enum Done {
 }
 
 impl Storage {
-    /// Has the next read fetch these bytes again.
-    pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        self.put_back.extend_from_slice(bytes);
-    }
-
-    pub(super) fn has_put_back(&self) -> bool {
-        !self.put_back.is_empty()
-    }
-
     fn poll_job(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(job) = &mut self.job else { return Poll::Ready(()) };
         let done = ready!(Pin::new(job).poll(cx));
@@ -106,10 +97,10 @@ impl<C: Channel> Hub<C> {
             let Some(mut storage) = ready!(self.poll_storage(Direction::Read, cx)) else {
                 return Poll::Ready(None);
             };
-            if storage.has_put_back() {
-                let n = storage.put_back.len().min(buf.remaining());
-                buf.put_slice(&storage.put_back[..n]);
-                forget_first(&mut storage.put_back, n);
+            if !storage.put_back.is_empty() {
+                let n = storage.put_back.bytes().len().min(buf.remaining());
+                buf.put_slice(&storage.put_back.bytes()[..n]);
+                storage.put_back.consume(n);
                 return Poll::Ready(Some(Ok(())));
             }
             let rest = &storage.input[storage.taken..];
@@ -160,8 +151,7 @@ impl<C: Channel> Hub<C> {
         // There is one position: what was read ahead is not read as far as the user knows.
         let mut unread = 0;
         if self.channel.features().contains(Features::SEEK) {
-            unread = storage.put_back.len() + storage.input.len() - storage.taken;
-            storage.put_back.clear();
+            unread = storage.put_back.clear() + storage.input.len() - storage.taken;
             storage.taken = storage.input.len();
             storage.read_result = None;
         }
