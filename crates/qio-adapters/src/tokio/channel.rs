@@ -15,7 +15,8 @@ use qio::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::hub::{Call, Hub, Side, readiness};
-use super::storage::Storage;
+use super::put_back::PutBack;
+use super::storage::{Storage, lock};
 
 /// A channel as [`AsyncRead`] and [`AsyncWrite`]: of any channel, also an `Arc<dyn Channel>`.
 ///
@@ -77,7 +78,11 @@ impl<C: Channel> AsyncChannel<C> {
             channel.set_mode(Mode::NonBlocking)?;
         }
         let hub = Arc::new(Hub::new(channel, is_storage.then(Storage::default)));
-        let read = ReadHalf { hub: Arc::clone(&hub), side: Side::new(Direction::Read) };
+        let read = ReadHalf {
+            hub: Arc::clone(&hub),
+            side: Side::new(Direction::Read),
+            put_back: PutBack::default(),
+        };
         let write = WriteHalf { hub, side: Side::new(Direction::Write) };
         Ok(Self { read, write })
     }
@@ -91,19 +96,31 @@ impl<C: Channel> AsyncChannel<C> {
     ///
     /// # Errors
     ///
-    /// Gives itself back while a disk operation is running: flush first.
+    /// Gives itself back while a disk operation is running: flush first; and while there are bytes
+    /// of a [`read_exact_or_eof`](AsyncChannel::read_exact_or_eof) that was given up: read them first.
     pub fn into_inner(self) -> std::result::Result<C, Self> {
+        if self.read.has_put_back() {
+            return Err(self);
+        }
         let Self { read, write } = self;
-        let ReadHalf { hub, side } = read;
+        let ReadHalf { hub, side, put_back } = read;
         let other_side = write.side;
         drop(write.hub);
         match Arc::try_unwrap(hub) {
             Ok(hub) => Ok(hub.channel),
             Err(hub) => {
-                let read = ReadHalf { hub: Arc::clone(&hub), side };
+                let read = ReadHalf { hub: Arc::clone(&hub), side, put_back };
                 Err(Self { read, write: WriteHalf { hub, side: other_side } })
             }
         }
+    }
+
+    pub(super) fn read_half(&mut self) -> &mut ReadHalf<C> {
+        &mut self.read
+    }
+
+    pub(super) fn write_half(&mut self) -> &mut WriteHalf<C> {
+        &mut self.write
     }
 
     /// Two halves, for two tasks.
@@ -130,6 +147,9 @@ impl<C: Channel> AsyncChannel<C> {
     pub async fn ready(&mut self, interest: Interest) -> Result<Readiness> {
         let Self { read, write } = self;
         if interest.contains(Interest::READ) {
+            if read.has_put_back() {
+                return Ok(Readiness::READ);
+            }
             ready(&read.hub, &mut read.side, interest).await
         } else {
             ready(&write.hub, &mut write.side, interest).await
@@ -270,6 +290,8 @@ impl<C: Channel> AsyncWrite for AsyncChannel<C> {
 pub struct ReadHalf<C> {
     hub: Arc<Hub<C>>,
     side: Side,
+    /// What a read that was given up had taken, for the next one. Of storage it is kept there.
+    put_back: PutBack,
 }
 
 impl<C: Channel> ReadHalf<C> {
@@ -288,6 +310,9 @@ impl<C: Channel> ReadHalf<C> {
     ///
     /// May be dropped at any time.
     pub async fn ready(&mut self) -> Result<Readiness> {
+        if self.has_put_back() {
+            return Ok(Readiness::READ);
+        }
         ready(&self.hub, &mut self.side, Interest::READ).await
     }
 
@@ -306,7 +331,21 @@ impl<C: Channel> ReadHalf<C> {
         flags: ReadFlags,
         mut fds: Option<&mut FdSink>,
     ) -> Result<usize> {
-        let Self { hub, side } = self;
+        let Self { hub, side, put_back } = self;
+        if !put_back.is_empty() {
+            // Checks the flags, and reads nothing.
+            hub.channel.read_with(&mut [], flags, fds)?;
+            let bytes = put_back.bytes();
+            let n = bufs.iter_mut().fold(0, |done, buf| {
+                let n = buf.len().min(bytes.len() - done);
+                buf[..n].copy_from_slice(&bytes[done..done + n]);
+                done + n
+            });
+            if !flags.contains(ReadFlags::PEEK) {
+                put_back.consume(n);
+            }
+            return Ok(n);
+        }
         if hub.storage.is_some() {
             // Checks the flags, and reads nothing.
             hub.channel.read_with(&mut [], flags, fds.as_deref_mut())?;
@@ -337,13 +376,27 @@ impl<C: Channel> ReadHalf<C> {
     ///
     /// May be dropped at any time: it has taken no message then.
     pub async fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
-        let Self { hub, side } = self;
+        let Self { hub, side, .. } = self;
         poll_fn(|cx| {
             hub.poll(side, (Call::Transfer, Interest::READ), cx, |channel| {
                 channel.receive_with(&mut [IoSliceMut::new(buf)], ReadFlags::NONBLOCK, None)
             })
         })
         .await
+    }
+
+    /// Puts bytes in front of those that are read next. Whatever was there was read before.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        match &self.hub.storage {
+            // There is one position: who writes next has to know where the reader stood.
+            Some(storage) => lock(storage).put_back.keep(bytes),
+            None => self.put_back.keep(bytes),
+        }
+    }
+
+    fn has_put_back(&self) -> bool {
+        let in_storage = |storage| !lock(storage).put_back.is_empty();
+        !self.put_back.is_empty() || self.hub.storage.as_ref().is_some_and(in_storage)
     }
 
     /// Puts the halves of one channel together again.
@@ -369,7 +422,13 @@ impl<C: Channel> AsyncRead for ReadHalf<C> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        let Self { hub, side } = &mut *self;
+        let Self { hub, side, put_back } = &mut *self;
+        if !put_back.is_empty() {
+            let n = put_back.bytes().len().min(buf.remaining());
+            buf.put_slice(&put_back.bytes()[..n]);
+            put_back.consume(n);
+            return Poll::Ready(Ok(()));
+        }
         if let Some(result) = ready!(hub.poll_read_storage(cx, buf)) {
             return Poll::Ready(result);
         }
@@ -493,7 +552,7 @@ impl<C: Channel> WriteHalf<C> {
             .await
     }
 
-    fn poll_write_with(
+    pub(super) fn poll_write_with(
         &mut self,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],

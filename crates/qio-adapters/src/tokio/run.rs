@@ -109,6 +109,14 @@ pub struct Run<S> {
 // The steps are moved in and out, never pinned.
 impl<S> Unpin for Run<S> {}
 
+impl<S> Run<S> {
+    /// Gives the steps back, which stand where they stood, to be run elsewhere or looked at;
+    /// `None` when they are over.
+    pub fn into_steps(self) -> Option<S> {
+        self.runner.map(|runner| runner.steps)
+    }
+}
+
 impl<S: Steps> Future for Run<S> {
     type Output = io::Result<S::Output>;
 
@@ -160,7 +168,7 @@ impl<S: Steps> Future for RunUntil<S> {
 
 /// Steps with what they wait for.
 #[derive(Debug)]
-struct Runner<S> {
+pub(super) struct Runner<S> {
     steps: S,
     /// What was asked for after the last step.
     set: PollSet,
@@ -174,7 +182,7 @@ struct Runner<S> {
 }
 
 impl<S: Steps> Runner<S> {
-    fn new(steps: S) -> Self {
+    pub(super) fn new(steps: S) -> Self {
         Self {
             steps,
             set: PollSet::new(),
@@ -186,8 +194,14 @@ impl<S: Steps> Runner<S> {
         }
     }
 
+    /// Has steps that may be stepped again after their output begin anew with the next poll.
+    pub(super) fn rearm(&mut self) {
+        // What was reported before the last step and not cleared is reported again, and harmless.
+        self.due = true;
+    }
+
     /// `None` when `until` passed first.
-    fn poll(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         until: Option<Instant>,

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result, SeekFrom};
 use std::pin::Pin;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use qio::{Channel, ChannelExt, Direction, Features, Interest};
@@ -11,6 +11,7 @@ use tokio::io::ReadBuf;
 use tokio::task::JoinHandle;
 
 use super::hub::Hub;
+use super::put_back::PutBack;
 
 /// One operation at a time, in another thread, with a buffer of its own.
 ///
@@ -22,6 +23,8 @@ pub(super) struct Storage {
     /// What was read and not been fetched is `input[taken..]`.
     input: Vec<u8>,
     taken: usize,
+    /// What a read that was given up had fetched; it comes before `input`.
+    pub(super) put_back: PutBack,
     /// The end or the error of a read that nobody has fetched.
     read_result: Option<Result<()>>,
     output: Vec<u8>,
@@ -73,7 +76,7 @@ impl<C: Channel> Hub<C> {
         let Some(storage) = &self.storage else { return Poll::Ready(None) };
         let slot = self.slots.of(half);
         slot.start(Interest::all(), cx);
-        let mut storage = storage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut storage = lock(storage);
         let was_running = storage.job.is_some();
         ready!(storage.poll_job(&mut self.slots.any()));
         slot.stop();
@@ -94,6 +97,12 @@ impl<C: Channel> Hub<C> {
             let Some(mut storage) = ready!(self.poll_storage(Direction::Read, cx)) else {
                 return Poll::Ready(None);
             };
+            if !storage.put_back.is_empty() {
+                let n = storage.put_back.bytes().len().min(buf.remaining());
+                buf.put_slice(&storage.put_back.bytes()[..n]);
+                storage.put_back.consume(n);
+                return Poll::Ready(Some(Ok(())));
+            }
             let rest = &storage.input[storage.taken..];
             if !rest.is_empty() || buf.remaining() == 0 {
                 let n = rest.len().min(buf.remaining());
@@ -142,7 +151,7 @@ impl<C: Channel> Hub<C> {
         // There is one position: what was read ahead is not read as far as the user knows.
         let mut unread = 0;
         if self.channel.features().contains(Features::SEEK) {
-            unread = storage.input.len() - storage.taken;
+            unread = storage.put_back.clear() + storage.input.len() - storage.taken;
             storage.taken = storage.input.len();
             storage.read_result = None;
         }
@@ -168,6 +177,10 @@ impl<C: Channel> Hub<C> {
         let back = i64::try_from(unread).map_err(|_| ErrorKind::InvalidInput)?;
         self.channel.seek(SeekFrom::Current(-back)).map(drop)
     }
+}
+
+pub(super) fn lock(storage: &Mutex<Storage>) -> MutexGuard<'_, Storage> {
+    storage.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How much is handed to the other thread at a time.
