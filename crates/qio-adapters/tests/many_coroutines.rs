@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::Result;
+use std::io::{BufRead as _, BufReader, Result};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,19 +83,64 @@ fn request(number: u32) -> [u8; BYTES] {
 #[test]
 fn the_function_runs_on_a_thread_in_coroutines_and_has_a_twin() {
     on_threads(8);
-    in_coroutines(SOME);
+    with_servers(SOME, run_coroutines);
     in_a_loop_without_tokio(SOME);
-    as_futures(SOME);
+    with_servers(SOME, run_futures);
 }
 
 #[test]
 #[ignore = "ten thousand handshakes, twice: `.ci/run full` runs it, in release"]
 fn ten_thousand_coroutines_on_one_thread_run_the_function() {
-    if !has_descriptors_for(2 * u64::from(MANY) + 100) {
+    if std::env::var_os(ROLE).is_some() {
+        return serve_connections(MANY);
+    }
+    let needed = u64::from(MANY) + 100;
+    if !may_open(needed) {
         return;
     }
-    in_coroutines(MANY);
-    as_futures(MANY);
+    for clients in [run_coroutines, run_futures] {
+        with_child(MANY, clients);
+    }
+}
+
+/// The servers of many connections have a process of their own, for the limit on open files.
+const ROLE: &str = "QIO_MANY_COROUTINES_SERVES";
+
+fn serve_connections(count: u32) {
+    assert!(may_open(u64::from(count) + 100));
+    let identity = SelfSigned::generate(["localhost"]).unwrap();
+    let server = ServerSettings::new().identity(identity.identity()).build().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("\nserves {} {}", listener.local_addr().unwrap(), identity.fingerprint());
+    let ours = (0..count).map(|_| socket(listener.accept().unwrap().0)).collect();
+    serve_all(ours, &server);
+}
+
+fn with_child(count: u32, clients: impl FnOnce(Vec<Socket>, Arc<ClientConfig>)) {
+    drop(runtime());
+    scope(LIMIT, |_| {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "ten_thousand_coroutines_on_one_thread_run_the_function"])
+            .args(["--ignored", "--nocapture"])
+            .env(ROLE, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines =
+            BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        let line = lines.find(|line| line.starts_with("serves ")).unwrap();
+        let [address, pin] = line["serves ".len()..].split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line:?} is no address and fingerprint")
+        };
+        let client = ClientSettings::new().pin(pin.parse().unwrap()).build().unwrap();
+        let connect = |_| socket(TcpStream::connect(address).unwrap());
+        clients((0..count).map(connect).collect(), client);
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+fn socket(stream: TcpStream) -> Socket {
+    Socket::from_fd(stream.into()).unwrap()
 }
 
 fn on_threads(count: u32) {
@@ -107,20 +154,18 @@ fn on_threads(count: u32) {
     });
 }
 
-fn in_coroutines(count: u32) {
-    with_servers(count, |clients, config| {
-        let before = resident_bytes();
-        let tasks = LocalSet::new();
-        for (number, below) in (0..).zip(clients) {
-            let config = Arc::clone(&config);
-            let coroutine = Coroutine::new(move || ask(below, config, number)).unwrap();
-            tasks.spawn_local(async move { run(coroutine).await.unwrap().unwrap().unwrap() });
-        }
-        let begun = Instant::now();
-        runtime().block_on(tasks);
-        let grown = resident_bytes().saturating_sub(before) / 1024;
-        println!("{count} coroutines: {:?}, {grown} KiB more", begun.elapsed());
-    });
+fn run_coroutines(clients: Vec<Socket>, config: Arc<ClientConfig>) {
+    let (before, count) = (resident_bytes(), clients.len());
+    let tasks = LocalSet::new();
+    for (number, below) in (0..).zip(clients) {
+        let config = Arc::clone(&config);
+        let coroutine = Coroutine::new(move || ask(below, config, number)).unwrap();
+        tasks.spawn_local(async move { run(coroutine).await.unwrap().unwrap().unwrap() });
+    }
+    let begun = Instant::now();
+    runtime().block_on(tasks);
+    let grown = resident_bytes().saturating_sub(before) / 1024;
+    println!("{count} coroutines: {:?}, {grown} KiB more", begun.elapsed());
 }
 
 /// The same in calloop.
@@ -145,19 +190,17 @@ fn in_a_loop_without_tokio(count: u32) {
     });
 }
 
-fn as_futures(count: u32) {
-    with_servers(count, |clients, config| {
-        let begun = Instant::now();
-        runtime().block_on(async {
-            let clients = (0..).zip(clients);
-            let ask = |(number, below)| ask_async(below, Arc::clone(&config), number);
-            let mut tasks: JoinSet<_> = clients.map(ask).collect();
-            while let Some(result) = tasks.join_next().await {
-                result.unwrap().unwrap();
-            }
-        });
-        println!("{count} futures: {:?}", begun.elapsed());
+fn run_futures(clients: Vec<Socket>, config: Arc<ClientConfig>) {
+    let (begun, count) = (Instant::now(), clients.len());
+    runtime().block_on(async {
+        let clients = (0..).zip(clients);
+        let ask = |(number, below)| ask_async(below, Arc::clone(&config), number);
+        let mut tasks: JoinSet<_> = clients.map(ask).collect();
+        while let Some(result) = tasks.join_next().await {
+            result.unwrap().unwrap();
+        }
     });
+    println!("{count} futures: {:?}", begun.elapsed());
 }
 
 /// Runs `clients` with so many sockets, whose other ends are served in another thread.
@@ -170,18 +213,20 @@ fn with_servers(count: u32, clients: impl FnOnce(Vec<Socket>, Arc<ClientConfig>)
         let client = ClientSettings::new().pin(identity.fingerprint()).build().unwrap();
         let pairs = (0..count).map(|_| Socket::pair().unwrap());
         let (theirs, ours): (Vec<_>, Vec<_>) = pairs.unzip();
-        let servers = thread::spawn(move || {
-            let all = Arc::new(Barrier::new(count as usize));
-            let serve = |below| serve(below, Arc::clone(&server), Arc::clone(&all));
-            runtime().block_on(async {
-                let mut tasks: JoinSet<_> = ours.into_iter().map(serve).collect();
-                while let Some(result) = tasks.join_next().await {
-                    result.unwrap().unwrap();
-                }
-            });
-        });
+        let servers = thread::spawn(move || serve_all(ours, &server));
         clients(theirs, client);
         servers.join().unwrap();
+    });
+}
+
+fn serve_all(ours: Vec<Socket>, config: &Arc<ServerConfig>) {
+    let all = Arc::new(Barrier::new(ours.len()));
+    let serve = |below| serve(below, Arc::clone(config), Arc::clone(&all));
+    runtime().block_on(async {
+        let mut tasks: JoinSet<_> = ours.into_iter().map(serve).collect();
+        while let Some(result) = tasks.join_next().await {
+            result.unwrap().unwrap();
+        }
     });
 }
 
@@ -190,7 +235,7 @@ fn runtime() -> Runtime {
 }
 
 /// Whether the process may have so many descriptors; raises its limit for that.
-fn has_descriptors_for(count: u64) -> bool {
+fn may_open(count: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= count) {
         return true;
