@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::task::coop;
 
 use super::reactor::{INLINE, Reactor, Registration, Tick, wanted};
-use super::run::{PATIENCE, PAUSE};
+use super::run::{PATIENCE, PAUSE, holds};
 use super::slots::{Slot, Slots};
 use super::storage::Storage;
 use super::timer::Timer;
@@ -147,6 +147,10 @@ impl<C: Channel> Hub<C> {
         if !self.channel.watch(interest, set).is_empty() || waits.cleared != cleared_before {
             return None;
         }
+        if set.is_untried() && holds(set).unwrap_or(true) {
+            // It was reported before, or will not be.
+            return None;
+        }
         if set.legs().iter().any(|leg| leg.grants().is_empty()) {
             waits.internal[side.half as usize] = Some(interest);
         }
@@ -214,10 +218,13 @@ impl<C: Channel> Hub<C> {
         let mut waits = self.lock();
         let set = &mut waits.sets[half as usize];
         // The other half may have seen the event first and cleared it: where a leg grants
-        // something, only an attempt can tell.
-        let direct = set.legs().iter().any(|leg| leg.grants().intersects(interest));
+        // something, only an attempt can tell. So it is where one grants something now: the event
+        // was for the channel's own work, and there will be none for what is there already.
+        let is_direct =
+            |set: &PollSet| set.legs().iter().any(|leg| leg.grants().intersects(interest));
         let mut now = PollSet::new();
-        Ok(!self.channel.watch(interest, &mut now).is_empty() || direct)
+        let ready = !self.channel.watch(interest, &mut now).is_empty();
+        Ok(ready || is_direct(set) || is_direct(&now))
     }
 
     /// Wakes the other half if what this one did is what it waits for.

@@ -176,6 +176,8 @@ pub(super) struct Runner<S> {
     timer: Timer,
     /// A step is due, whatever fired: the first one.
     due: bool,
+    /// Legs that nobody had tried have been looked at and found ready, and are marked.
+    held: bool,
     fruitless: u32,
     /// When to look at a descriptor again that keeps saying that it is closed.
     look_again: Option<Instant>,
@@ -189,6 +191,7 @@ impl<S: Steps> Runner<S> {
             reactor: Reactor::default(),
             timer: Timer::default(),
             due: true,
+            held: false,
             fruitless: 0,
             look_again: None,
         }
@@ -210,13 +213,14 @@ impl<S: Steps> Runner<S> {
             // What is cleared after the step is what was reported before it: what arrives while
             // the step runs is newer, and stays.
             let ticks = take(&self.reactor, &self.set, cx)?;
-            if !self.due && !ticks.fired {
+            let held = std::mem::take(&mut self.held);
+            if !self.due && !ticks.fired && !held {
                 let deadline = [self.set.deadline(), until, self.look_again];
                 let deadline = deadline.into_iter().flatten().min();
                 if self.timer.poll(deadline, cx).is_pending() {
                     return Poll::Pending;
                 }
-            } else if !self.due && ticks.only_closed {
+            } else if !self.due && !held && ticks.only_closed {
                 self.fruitless += 1;
                 if self.fruitless > PATIENCE {
                     let closed: SmallVec<[_; INLINE]> =
@@ -245,7 +249,13 @@ impl<S: Steps> Runner<S> {
             }
             self.set.clear();
             self.steps.watch(&mut self.set);
-            ticks.settle(&self.set);
+            // tokio reports changes only, and the last one may have been what a step saw before it
+            // came to wait for this.
+            self.held = self.set.is_untried() && holds(&mut self.set)?;
+            match self.held {
+                true => drop(ticks),
+                false => ticks.settle(&self.set),
+            }
             self.reactor.sync(&[&self.set])?;
         }
         cx.waker().wake_by_ref();
@@ -313,6 +323,12 @@ fn take<'a>(reactor: &'a Reactor, set: &PollSet, cx: &mut Context<'_>) -> io::Re
         }
     }
     Ok(ticks)
+}
+
+/// Whether what `set` waits for is there already.
+pub(super) fn holds(set: &mut PollSet) -> io::Result<bool> {
+    set.poll(Some(Instant::now()))?;
+    Ok(set.legs().iter().any(|leg| !leg.fired().is_empty()))
 }
 
 /// How many steps are made in one go before other tasks get their turn.

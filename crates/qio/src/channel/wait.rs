@@ -79,7 +79,7 @@ fn wait_through(
     if !granted.is_empty() {
         return Ok(granted);
     }
-    wait_on(channel, interest, deadline, legs, &mut set)
+    wait_on(channel, interest, deadline, &mut set)
 }
 
 #[cold]
@@ -87,7 +87,7 @@ fn wait_or_end(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
-    legs: Legs,
+    mut legs: Legs,
     interrupts: &Interrupts,
 ) -> Result<Readiness> {
     let mut set = PollSet::new();
@@ -117,6 +117,7 @@ fn wait_or_end(
         }
         let now = Instant::now();
         channel.drive(now)?;
+        legs = Legs::Untried;
         is_late = deadline.is_some_and(|deadline| deadline <= now);
     }
 }
@@ -153,7 +154,6 @@ pub(super) fn wait_on(
     channel: &dyn Channel,
     interest: Interest,
     deadline: Option<Instant>,
-    legs: Legs,
     set: &mut PollSet,
 ) -> Result<Readiness> {
     loop {
@@ -168,7 +168,8 @@ pub(super) fn wait_on(
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(ErrorKind::TimedOut.into());
         }
-        legs.note(set);
+        // What the drive made of the event may be another wait.
+        Legs::Untried.note(set);
         waiter::park(set, deadline)?;
         let granted = set.granted();
         if !granted.is_empty() {

@@ -60,6 +60,9 @@ pub struct Watch<C: Channel> {
     fired: Readiness,
     /// A step is made because something has happened, not because it is the first.
     woken: bool,
+    /// The last step drove the channel: what is waited for may be another thing than what fired,
+    /// and be there already.
+    driven: bool,
     /// The hang-up that alone was watched for was told.
     rests: bool,
 }
@@ -68,7 +71,8 @@ impl<C: Channel> Watch<C> {
     /// A watch for `interest`; hang-up and errors come without being asked for.
     pub fn new(channel: C, interest: Interest) -> Self {
         channel.base().begin_watch(interest);
-        Self { channel, interest, fired: Readiness::empty(), woken: false, rests: false }
+        let fired = Readiness::empty();
+        Self { channel, interest, fired, woken: false, driven: false, rests: false }
     }
 
     /// The channel that is watched.
@@ -179,7 +183,8 @@ impl<C: Channel> Steps for Watch<C> {
             self.fired = Readiness::empty();
             return Poll::Pending;
         }
-        if std::mem::replace(&mut self.woken, true) && self.fired.is_empty() {
+        self.driven = std::mem::replace(&mut self.woken, true) && self.fired.is_empty();
+        if self.driven {
             self.channel.drive(now)?;
         }
         let fired = std::mem::replace(&mut self.fired, Readiness::empty());
@@ -199,6 +204,9 @@ impl<C: Channel> Steps for Watch<C> {
             return;
         }
         self.fired = self.ask(set);
+        if self.driven {
+            set.mark_untried();
+        }
         if !self.fired.is_empty() {
             set.wake_at(Instant::now());
         }

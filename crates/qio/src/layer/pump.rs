@@ -242,7 +242,12 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
             (outwards.is_pending(), outwards.has_failed())
         };
         // After the lock was given back: what was owed to its holder shows up here.
-        let pending = !failed && (pending || lock(&self.engine).wants_wire());
+        let is_owed = !failed && !pending && lock(&self.engine).wants_wire();
+        if is_owed {
+            // Nobody has tried: there may be room.
+            set.mark_untried();
+        }
+        let pending = !failed && (pending || is_owed);
         if pending {
             internal |= Interest::WRITE;
         } else if interest.contains(Interest::WRITE) {
