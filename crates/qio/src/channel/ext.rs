@@ -376,7 +376,8 @@ pub trait ChannelExt: Channel {
     /// As [`write`](ChannelExt::write), but never `WouldBlock`. How much was sent before is not
     /// known then; the connection should be given up.
     #[doc(alias = "qio_channel_write_all")]
-    #[inline]
+    // As a call it costs more than what it does itself (`benches/instructions.rs`).
+    #[inline(always)]
     fn write_all(&self, buf: &[u8]) -> Result<()> {
         if buf.is_empty() {
             return Ok(());
