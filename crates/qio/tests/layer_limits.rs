@@ -399,3 +399,28 @@ fn frames_and_records_of_one_byte_are_read_together() {
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
+
+/// A layer takes more than there is room for. What it holds is not out, and nobody may come back.
+#[test]
+fn a_farewell_that_a_layer_below_holds_is_not_out_yet() {
+    let pair = ws_over(ws_over(tight_memory()));
+    assert_eq!(pair.left.finish().unwrap_err().kind(), ErrorKind::WouldBlock);
+    let right = Arc::clone(&pair.right);
+    let reader = Job::start(move || right.read(&mut [0; 1]));
+    pair.left.finish_all(soon()).unwrap();
+    assert_eq!(reader.finish().unwrap(), 0);
+}
+
+/// The same of what was written whole.
+#[test]
+fn what_was_written_whole_does_not_rest_in_a_layer_below() {
+    let pair = ws_over(ws_over(tight_memory()));
+    let right = Arc::clone(&pair.right);
+    let reader = Job::start(move || {
+        let mut got = [0; 100];
+        right.read_exact(&mut got).map(|()| got)
+    });
+    pair.left.write_all(&[7; 100]).unwrap();
+    // The writer does nothing more, and keeps the channel.
+    assert_eq!(reader.finish().unwrap(), [7; 100]);
+}

@@ -124,7 +124,8 @@ impl Outwards {
             result => result?,
         }
         let may_end = lock(engine).may_end_wire();
-        if may_end { below.finish() } else { Ok(()) }
+        // A layer below may have taken the farewell, and hold it: nobody may come back for it.
+        if may_end { below.finish() } else { below.flush() }
     }
 
     /// Whether something waits for room below.
