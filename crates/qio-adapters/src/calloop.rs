@@ -38,7 +38,9 @@
 //! })?;
 //! left.write_all(b"hello")?;
 //! let mut got = Vec::new();
-//! events.dispatch(None, &mut got)?;
+//! while got.is_empty() {
+//!     events.dispatch(None, &mut got)?;
+//! }
 //! assert_eq!(got, b"hello");
 //! # Ok(())
 //! # }

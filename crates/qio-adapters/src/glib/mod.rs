@@ -38,7 +38,9 @@
 //! let context = MainContext::new();
 //! source.attach(Some(&context));
 //! left.write_all(b"hello")?;
-//! context.iteration(true);
+//! while got.lock().unwrap().is_empty() {
+//!     context.iteration(true);
+//! }
 //! assert_eq!(*got.lock().unwrap(), b"hello");
 //! # Ok(())
 //! # }
