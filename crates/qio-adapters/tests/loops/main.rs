@@ -39,8 +39,7 @@ macro_rules! suite {
 
             $(#[test]
             fn $check() {
-                $host::warm_up();
-                make_what_waits_for_children();
+                make_what_is_kept();
                 scope(LIMIT, |_| super::$check($host::new()));
             })*
         }
@@ -87,9 +86,15 @@ fn child() -> Pair {
     Pair::same(Command::new("cat").spawn().unwrap())
 }
 
-/// Children that are dropped are waited for by a thread, whose event is made once and stays.
-fn make_what_waits_for_children() {
-    drop(Command::new("sleep").arg("0.1").spawn().unwrap());
+/// Makes what the loops make once and keep, before the first test counts descriptors. Children that
+/// are dropped are waited for by a thread, whose event stays, too.
+fn make_what_is_kept() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        Tokio::warm_up();
+        AsyncIo::warm_up();
+        drop(Command::new("sleep").arg("0.1").spawn().unwrap());
+    });
 }
 
 fn tls_over(pair: Pair) -> Pair {
