@@ -506,6 +506,7 @@ fn a_callback_may_add_watches<H: Host>(host: H) {
 
 #[test]
 fn a_watch_is_added_to_calloop_from_another_thread() {
+    make_what_is_kept();
     scope(LIMIT, |_| {
         let mut events = calloop::EventLoop::<Vec<u8>>::try_new().unwrap();
         let remote = qio_adapters::calloop::remote(&events.handle()).unwrap();
@@ -543,6 +544,7 @@ fn a_watch_is_added_to_calloop_from_another_thread() {
 
 #[test]
 fn a_source_of_glib_has_name_and_priority_and_goes_to_the_context_of_another_thread() {
+    make_what_is_kept();
     scope(LIMIT, |_| {
         let (left, right) = Socket::pair().unwrap();
         right.set_name("the other end");
