@@ -1,5 +1,6 @@
 //! What the owner of a connection and a protocol say to each other.
 
+use alloc::vec::Vec;
 use core::error::Error;
 use core::time::Duration;
 
@@ -90,6 +91,23 @@ pub trait Engine: Send {
     ///
     /// After a farewell of ours, or after an error.
     fn handle_plain(&mut self, plain: &[u8], wire: &mut [u8]) -> Result<Progress, Self::Error>;
+
+    /// The same as [`handle_plain`](Engine::handle_plain), for an engine that makes its pieces in
+    /// memory of their own anyway, and would have to copy them: they are given to `give`, in their
+    /// order, and how much of `plain` was taken is the result. `None`, and nothing taken, when it
+    /// does not.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`handle_plain`](Engine::handle_plain).
+    fn give_pieces(
+        &mut self,
+        plain: &[u8],
+        give: &mut dyn FnMut(Vec<u8>),
+    ) -> Option<Result<usize, Self::Error>> {
+        let _ = (plain, give);
+        None
+    }
 
     /// The header of a piece that carries up to `len` plain bytes as they are; `None` when the
     /// protocol has to see them ([`handle_plain`](Engine::handle_plain)).

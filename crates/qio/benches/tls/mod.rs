@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use qio::layer::tls;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
 
@@ -18,10 +19,15 @@ use crate::{channel, finished, receive, send, some};
 /// Both sides of TLS 1.3 with AES-256-GCM, which all of the libraries choose by themselves, and a
 /// certificate for P-256.
 pub(crate) struct Identity {
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
+    qio: Configs,
+    bare: Configs,
     certificate_pem: String,
     key_pem: String,
+}
+
+struct Configs {
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
 }
 
 /// What one record of TLS holds.
@@ -34,31 +40,43 @@ impl Identity {
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
         let mut roots = RootCertStore::empty();
         roots.add(cert.clone()).expect("a root");
-        let client = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("ring has these versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let server = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("ring has these versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![cert], key)
-            .expect("a certificate");
+        let configs = |provider: CryptoProvider| {
+            let provider = Arc::new(provider);
+            let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .expect("ring has these versions")
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            let server = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("ring has these versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![cert.clone()], key.clone_key())
+                .expect("a certificate");
+            Configs { client: Arc::new(client), server: Arc::new(server) }
+        };
+        // Named, because rustls has no default in a build with more than one.
         Self {
-            client: Arc::new(client),
-            server: Arc::new(server),
+            qio: configs(tls::direct(ring::default_provider())),
+            bare: configs(ring::default_provider()),
             certificate_pem: made.cert.pem(),
             key_pem: made.signing_key.serialize_pem(),
+        }
+    }
+
+    fn configs(&self, end: End) -> &Configs {
+        match end {
+            End::Qio => &self.qio,
+            End::Rustls => &self.bare,
         }
     }
 
     /// Moves so many bytes from one kind of end to another, in records of 16 KiB.
     pub(crate) fn run(&self, from: End, to: End, bytes: usize) -> Cost {
         let (left, right) = UnixStream::pair().expect("socketpair");
-        let config = Arc::clone(&self.server);
+        let config = Arc::clone(&self.configs(to).server);
         let receiver = thread::spawn(move || receiver(to, right, config, bytes));
-        let send = sender(from, left, Arc::clone(&self.client), bytes);
+        let send = sender(from, left, Arc::clone(&self.configs(from).client), bytes);
         transfer(send, receiver.join().expect("the server"))
     }
 }
@@ -188,9 +206,4 @@ impl Foreign {
         let mut next = || Duration::from_nanos(nanoseconds.next().expect("two numbers"));
         Cost { wall: next(), cpu: next() }
     }
-}
-
-/// Named, because rustls has no default in a build with more than one.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -17,6 +17,7 @@ pub mod tap;
 pub mod throttle;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod waiting;
 pub mod web;
 pub mod ws;
 #[cfg(feature = "zstd")]

@@ -10,14 +10,13 @@ use smallvec::SmallVec;
 use super::failure::Failure;
 use super::store::Buffer;
 use super::sync::{Mutex, lock};
+use super::waiting::{PARTS, Waiting};
 use crate::channel::{Channel, ChannelExt, WriteFlags};
 
 /// What was accepted, or is owed, and is not out yet.
 #[derive(Debug, Default)]
 pub(super) struct Outwards {
-    wire: Option<Buffer>,
-    start: usize,
-    end: usize,
+    waiting: Waiting,
     failed: Option<Failure>,
     /// The farewell was asked for.
     finished: bool,
@@ -77,7 +76,7 @@ impl Outwards {
     /// Takes nothing any more, and gives up what waits.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.failed.get_or_insert(failure);
-        (self.wire, self.start, self.end) = (None, 0, 0);
+        self.waiting.clear();
     }
 
     /// The same for an error of the channel below, or of what was to be sent.
@@ -100,13 +99,12 @@ impl Outwards {
                 return Ok(());
             }
             let mut wire = Buffer::take(CONTROL_BYTES);
-            self.end = engine.poll_wire(&mut wire);
-            self.start = 0;
-            self.wire = Some(wire);
-            if self.end == 0 {
-                self.wire = None;
+            let count = engine.poll_wire(&mut wire);
+            if count == 0 {
                 return Ok(());
             }
+            wire.truncate(count);
+            self.waiting.push(wire);
         }
     }
 
@@ -130,7 +128,7 @@ impl Outwards {
 
     /// Whether something waits for room below.
     pub(super) fn is_pending(&self) -> bool {
-        self.start < self.end
+        !self.waiting.is_empty()
     }
 
     /// Whether a write would fail.
@@ -145,9 +143,9 @@ impl Outwards {
         engine: &Mutex<E>,
     ) -> Result<()> {
         let _ = self.flush(below, engine);
-        let bytes = self.end - self.start;
+        let bytes = self.waiting.bytes();
         self.failed = Some(Failure::new(ErrorKind::NotConnected, Closed));
-        (self.wire, self.start, self.end) = (None, 0, 0);
+        self.waiting.clear();
         match bytes {
             0 => Ok(()),
             bytes => Err(Error::other(NotSent { bytes })),
@@ -163,33 +161,9 @@ impl Outwards {
     }
 
     fn send_waiting<C: Channel>(&mut self, below: &C) -> Result<()> {
-        while self.is_pending() {
-            let Some(wire) = &self.wire else { break };
-            let bufs = [IoSlice::new(&wire[self.start..self.end])];
-            match below.write_with(&bufs, WriteFlags::NONBLOCK, &[]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.start += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.park();
-                    return Err(error);
-                }
-                Err(error) => {
-                    return Err(self.fail_below(error));
-                }
-            }
-        }
-        (self.wire, self.start, self.end) = (None, 0, 0);
-        Ok(())
-    }
-
-    /// Keeps no more memory than what waits needs.
-    fn park(&mut self) {
-        let Some(wire) = &self.wire else { return };
-        let waiting = &wire[self.start..self.end];
-        if waiting.len() < wire.len() / 2 {
-            let parked = Buffer::hold(waiting.to_vec());
-            (self.start, self.end) = (0, parked.len());
-            self.wire = Some(parked);
+        match self.waiting.send(below) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(self.fail_below(error)),
+            result => result,
         }
     }
 
@@ -200,14 +174,15 @@ impl Outwards {
         engine: &Mutex<E>,
         bufs: &[IoSlice<'_>],
     ) -> Result<usize> {
-        let mut wire = Buffer::take(WIRE_BYTES);
-        let mut end = 0;
-        let accepted = {
-            let mut engine = lock(engine);
-            encode_all(&mut *engine, bufs, &mut wire, &mut end)
+        let encoded = encode_all(&mut *lock(engine), bufs, &mut self.waiting);
+        let accepted = match encoded {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // The peer is told, if there is room for it.
+                let _ = self.flush(below, engine);
+                return Err(error);
+            }
         };
-        (self.wire, self.start, self.end) = (Some(wire), 0, end);
-        let accepted = accepted?;
         match self.send_waiting(below) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(accepted),
@@ -264,7 +239,7 @@ impl Outwards {
             rest.extend_from_slice(frame.header());
             plain.next(frame.payload_len(), |part| rest.extend_from_slice(part));
             rest.drain(..sent);
-            (self.wire, self.start, self.end) = (Some(Buffer::hold(rest)), 0, size - sent);
+            self.waiting.push(Buffer::hold(rest));
             // The channel below may have taken a part for other reasons than want of room.
             match self.send_waiting(below) {
                 Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
@@ -276,18 +251,21 @@ impl Outwards {
 }
 
 /// Encodes as much as there is room for, small buffers together.
+///
+/// Into one buffer, where the engine writes to that; what it makes in memory of its own anyway
+/// becomes a part of its own.
 fn encode_all<E: Engine>(
     engine: &mut E,
     bufs: &[IoSlice<'_>],
-    wire: &mut [u8],
-    end: &mut usize,
+    waiting: &mut Waiting,
 ) -> Result<usize> {
     let mut accepted = 0;
+    let mut wire: Option<Wire> = None;
     let mut scratch: Option<Buffer> = None;
     let mut plain = Plain { bufs, skip: 0 };
-    loop {
+    let result = loop {
         let piece = match plain.bufs {
-            [] => break,
+            [] => break Ok(()),
             [one, _, ..] if one.len() - plain.skip < SMALL => {
                 let scratch = scratch.get_or_insert_with(|| Buffer::take(GATHER_BYTES));
                 let mut gathered = 0;
@@ -300,22 +278,61 @@ fn encode_all<E: Engine>(
             }
             [one, ..] => &one[plain.skip..],
         };
-        if piece.is_empty() {
-            break;
+        if piece.is_empty() || waiting.parts() >= PARTS {
+            break Ok(());
         }
-        let moved = match engine.handle_plain(piece, &mut wire[*end..]) {
-            Ok(moved) => moved,
-            Err(_) if accepted > 0 => break,
-            Err(error) => return Err(Error::new(ErrorKind::InvalidInput, error)),
+        let given = match piece.len() {
+            ..SMALL => None,
+            _ => engine.give_pieces(piece, &mut |piece| {
+                waiting.extend(wire.take().map(Wire::into_buffer));
+                waiting.push(Buffer::hold(piece));
+            }),
         };
-        accepted += moved.consumed;
-        *end += moved.produced;
-        if moved.consumed == 0 {
-            break;
+        let consumed = match given {
+            Some(consumed) => consumed,
+            None => wire.get_or_insert_with(Wire::new).encode(engine, piece),
+        };
+        match consumed {
+            Ok(0) => break Ok(()),
+            Ok(consumed) => {
+                accepted += consumed;
+                plain.next(consumed, |_| ());
+            }
+            Err(error) => break Err(error),
         }
-        plain.next(moved.consumed, |_| ());
+    };
+    waiting.extend(wire.map(Wire::into_buffer));
+    match result {
+        Err(error) if accepted == 0 => Err(Error::new(ErrorKind::InvalidInput, error)),
+        _ => Ok(accepted),
     }
-    Ok(accepted)
+}
+
+/// A buffer that an engine fills.
+struct Wire {
+    buffer: Buffer,
+    end: usize,
+}
+
+impl Wire {
+    fn new() -> Self {
+        Self { buffer: Buffer::take(WIRE_BYTES), end: 0 }
+    }
+
+    fn encode<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        plain: &[u8],
+    ) -> std::result::Result<usize, E::Error> {
+        let moved = engine.handle_plain(plain, &mut self.buffer[self.end..])?;
+        self.end += moved.produced;
+        Ok(moved.consumed)
+    }
+
+    fn into_buffer(mut self) -> Buffer {
+        self.buffer.truncate(self.end);
+        self.buffer
+    }
 }
 
 /// The user's buffers, from some byte on.

@@ -7,13 +7,15 @@ use std::ops::{Deref, DerefMut};
 const KEEP: usize = 8;
 
 thread_local! {
-    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A buffer, given back to the thread that drops it.
 #[derive(Debug)]
 pub(super) struct Buffer {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
+    /// How many of them count.
+    len: usize,
     is_shared: bool,
 }
 
@@ -24,14 +26,24 @@ impl Buffer {
             let at = free.iter().position(|buffer| buffer.len() == len)?;
             Some(free.swap_remove(at))
         });
-        let bytes = kept.unwrap_or_else(|| vec![0; len].into_boxed_slice());
-        Self { bytes, is_shared: true }
+        let bytes = kept.unwrap_or_else(|| vec![0; len]);
+        Self { bytes, len, is_shared: true }
     }
 
     /// A buffer for what has to wait, of any length. Nobody would ask the store for that length
     /// again, and the store would fill up with what nobody asks for.
     pub(super) fn hold(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.into_boxed_slice(), is_shared: false }
+        Self { len: bytes.len(), bytes, is_shared: false }
+    }
+
+    /// Forgets what is behind the first `len` bytes.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// How much memory it takes.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.capacity()
     }
 }
 
@@ -39,13 +51,13 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        &mut self.bytes[..self.len]
     }
 }
 

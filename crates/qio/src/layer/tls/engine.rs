@@ -9,10 +9,12 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedConnectionCommon,
+    UnbufferedStatus, WriteTraffic,
 };
 use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
 
+use super::direct::collect;
 use super::identity::take_asked_name;
 use super::notes::{self, Notes};
 use super::record::{
@@ -44,6 +46,10 @@ pub struct Tls<S: Side> {
     ended: bool,
     finished: bool,
     failed: Option<TlsError>,
+    /// Records can perhaps be taken where they are made.
+    is_direct: bool,
+    /// How many plain bytes go into one record.
+    record_bytes: usize,
     /// The name that the client asked for.
     asked_name: Option<String>,
     notes: Box<Notes>,
@@ -118,7 +124,8 @@ impl Tls<Client> {
             ServerName::DnsName(name) if config.enable_sni => Some(name.as_ref().to_owned()),
             _ => None,
         };
-        let mut tls = Self::new(UnbufferedClientConnection::new(config, name)?);
+        let fragment = config.max_fragment_size;
+        let mut tls = Self::new(UnbufferedClientConnection::new(config, name)?, fragment);
         tls.asked_name = sent;
         // The first message wants to go out.
         tls.advance(&mut [], &mut [])
@@ -129,12 +136,16 @@ impl Tls<Client> {
 
 impl Tls<Server> {
     pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self::new(UnbufferedServerConnection::new(config)?))
+        let fragment = config.max_fragment_size;
+        Ok(Self::new(UnbufferedServerConnection::new(config)?, fragment))
     }
 }
 
 impl<S: Side> Tls<S> {
-    fn new(connection: S::Connection) -> Self {
+    /// `fragment` is the setting of rustls, which has checked it: with the header of the record.
+    fn new(connection: S::Connection, fragment: Option<usize>) -> Self {
+        let record_bytes =
+            fragment.map_or(RECORD_BYTES, |bytes| (bytes - HEADER_BYTES).min(RECORD_BYTES));
         Self {
             connection,
             outbound: Vec::new(),
@@ -146,6 +157,8 @@ impl<S: Side> Tls<S> {
             ended: false,
             finished: false,
             failed: None,
+            is_direct: record_bytes >= DIRECT_BYTES,
+            record_bytes,
             asked_name: None,
             notes: Box::default(),
         }
@@ -181,12 +194,7 @@ impl<S: Side> Tls<S> {
     /// Before the end of the handshake, after our side has ended, and with TLS 1.2.
     #[doc(alias = "gnutls_session_key_update")]
     pub fn refresh_keys(&mut self) -> Result<(), TlsError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        if self.finished {
-            return Err(TlsError::Ended);
-        }
+        self.check_open()?;
         // What is to be said goes before, with the key of before.
         self.advance_held(&mut [])?;
         match S::process(&mut self.connection, &mut self.held).state? {
@@ -317,6 +325,40 @@ impl<S: Side> Tls<S> {
         }
     }
 
+    /// Whether plain bytes may still be sent.
+    fn check_open(&self) -> Result<(), TlsError> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None if self.finished => Err(TlsError::Ended),
+            None => Ok(()),
+        }
+    }
+
+    /// Has plain bytes encrypted; `None` when something else has to go out first.
+    fn encrypt(
+        &mut self,
+        encrypt: impl FnOnce(&mut WriteTraffic<'_, S::Data>) -> Result<usize, EncryptError>,
+    ) -> Result<Option<usize>, TlsError> {
+        // A new key is announced before it is used.
+        while self.outbound.is_empty() {
+            match S::process(&mut self.connection, &mut self.held).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    return match encrypt(&mut traffic) {
+                        Ok(count) => Ok(Some(count)),
+                        Err(error) => Err(self.fail(rustls::Error::General(error.to_string()))),
+                    };
+                }
+                Ok(state) => {
+                    drop(state);
+                    // Something to say first, or the end of the peer's side, which is said once.
+                    self.advance_held(&mut [])?;
+                }
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+        Ok(None)
+    }
+
     fn take_kept(&mut self, plain: &mut [u8]) -> usize {
         let kept = &self.plain[self.taken..];
         let count = kept.len().min(plain.len());
@@ -425,45 +467,58 @@ impl<S: Side> Engine for Tls<S> {
     }
 
     fn handle_plain(&mut self, plain: &[u8], wire: &mut [u8]) -> Result<Progress, TlsError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        if self.finished {
-            return Err(TlsError::Ended);
-        }
+        self.check_open()?;
         let mut done = Progress::default();
         while done.consumed < plain.len() {
-            // A new key is announced before it is used.
             done.produced += self.take_outbound(&mut wire[done.produced..]);
             let room = wire.len() - done.produced;
             if !self.outbound.is_empty() || room <= RECORD_OVERHEAD {
                 break;
             }
             let rest = &plain[done.consumed..];
-            let piece = &rest[..rest.len().min(RECORD_BYTES).min(room - RECORD_OVERHEAD)];
-            let moved = match S::process(&mut self.connection, &mut self.held).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    traffic.encrypt(piece, &mut wire[done.produced..])
-                }
-                Ok(state) => {
-                    drop(state);
-                    // Something to say first, or the end of the peer's side, which is said once.
-                    self.advance_held(&mut [])?;
-                    continue;
-                }
-                Err(error) => return Err(self.fail(error)),
-            };
-            match moved {
-                Ok(count) => {
-                    done.consumed += piece.len();
-                    done.produced += count;
-                }
-                Err(error) => {
-                    return Err(self.fail(rustls::Error::General(error.to_string())));
-                }
+            let piece = &rest[..rest.len().min(self.record_bytes).min(room - RECORD_OVERHEAD)];
+            let room = &mut wire[done.produced..];
+            if let Some(count) = self.encrypt(|traffic| traffic.encrypt(piece, room))? {
+                done.consumed += piece.len();
+                done.produced += count;
             }
         }
         Ok(done)
+    }
+
+    fn give_pieces(
+        &mut self,
+        plain: &[u8],
+        give: &mut dyn FnMut(Vec<u8>),
+    ) -> Option<Result<usize, TlsError>> {
+        if let Err(error) = self.check_open() {
+            return Some(Err(error));
+        }
+        let piece = &plain[..plain.len().min(self.record_bytes)];
+        while self.is_direct {
+            if !self.outbound.is_empty() {
+                give(std::mem::take(&mut self.outbound));
+            }
+            let mut is_direct = true;
+            let encrypted = self.encrypt(|traffic| {
+                match collect(|beside| traffic.encrypt(piece, beside), &mut *give) {
+                    Ok(()) => Ok(piece.len()),
+                    // The room is enough for all but data that is not kept from rustls.
+                    Err(EncryptError::InsufficientSize(_)) => {
+                        is_direct = false;
+                        Ok(0)
+                    }
+                    Err(error) => Err(error),
+                }
+            });
+            self.is_direct = is_direct;
+            match encrypted {
+                Ok(Some(count)) if is_direct => return Some(Ok(count)),
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
     }
 
     fn finish(&mut self) {
@@ -563,6 +618,9 @@ fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, outbound: &mut Vec<u8>) {
         }
     }
 }
+
+/// Smaller records are copied: that costs less than the memory of each.
+const DIRECT_BYTES: usize = 4 * 1024;
 
 /// An alert in a record.
 const ALERT_BYTES: usize = 2 + RECORD_OVERHEAD;

@@ -15,6 +15,7 @@
 mod authorization;
 mod certificate;
 mod client_settings;
+mod direct;
 mod directory;
 mod engine;
 mod error;
@@ -40,6 +41,7 @@ use std::time::Instant;
 pub use authorization::{Authorization, Denied, Pattern};
 pub use certificate::{AltName, Certificate};
 pub use client_settings::ClientSettings;
+pub use direct::direct;
 pub(crate) use directory::Directory;
 pub use engine::{Client, ClientTls, Server, ServerTls, Side, Tls};
 pub use error::TlsError;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::ProducesTickets;
 
+use super::direct::direct;
+
 /// Whose cryptography rustls uses.
 ///
 /// Nothing but the settings decides: a feature of the build adds a choice and changes none. What
@@ -28,15 +30,16 @@ pub enum Provider {
 
 impl Provider {
     pub(super) fn get(self) -> Arc<CryptoProvider> {
-        match self {
+        let provider = match self {
             Self::Process => match CryptoProvider::get_default() {
-                Some(provider) => Arc::clone(provider),
-                None => Arc::new(ring::default_provider()),
+                Some(provider) => CryptoProvider::clone(provider),
+                None => ring::default_provider(),
             },
-            Self::Ring => Arc::new(ring::default_provider()),
+            Self::Ring => ring::default_provider(),
             #[cfg(feature = "aws-lc-rs")]
-            Self::AwsLcRs => Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-        }
+            Self::AwsLcRs => rustls::crypto::aws_lc_rs::default_provider(),
+        };
+        Arc::new(direct(provider))
     }
 
     /// What seals the tickets of a server.
