@@ -4,6 +4,7 @@
 //! - [`Job`]: a call in another thread that can be seen to sleep and must come back.
 //! - [`count_waits`]: how often a call had to wait.
 //! - [`certs`]: an authority and what it signs, for tests of TLS.
+//! - `tls`, a feature: a client and a server that believe each other.
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
 //! - [`pairs`]: two channels that are joined, of the common kinds.
 //! - [`cut`]: the same session, ended after every byte and at every step.
@@ -26,6 +27,8 @@ mod ledger;
 pub mod pairs;
 mod patience;
 mod scope;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use chaos::{Chaos, Plan};
 pub use conformance::{Pair, Subject};

@@ -102,20 +102,9 @@ fn tls_server() {
     use std::sync::Arc;
 
     use qio::layer::tls;
-    use rustls::ServerConfig;
-    use rustls::pki_types::PrivateKeyDer;
+    use qio_testkit::tls::Local;
 
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    let config = Arc::new(config);
+    let config = Local::default().server();
     for input in corpus("tls_server") {
         let server = |below| tls::server(below, Arc::clone(&config), None).unwrap();
         fuzz::refused_handshake(server, &input);

@@ -5,17 +5,14 @@
 use std::io::{ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use qio::channel::Base;
-use qio::layer::tls;
 use qio::transport::Socket;
 use qio::watch::PollSet;
 use qio::{Channel, ChannelExt, Features, Interest, Mode, ReadOp, Readiness, WriteOp};
 use qio_testkit::pairs::ws_over;
-use qio_testkit::{Job, Pair, finished, soon};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use qio_testkit::tls::Local;
+use qio_testkit::{Job, Pair};
 
 /// A socket, and what was asked of it.
 #[derive(Debug)]
@@ -99,7 +96,7 @@ fn stacks() -> [Stack; 3] {
     [
         stack("ws, from the client", ws_over),
         stack("ws, from the server", |pair| ws_over(pair.swapped()).swapped()),
-        stack("tls", tls_over),
+        stack("tls", |pair| Local::default().over(pair)),
     ]
 }
 
@@ -117,30 +114,6 @@ fn stack(name: &'static str, over: impl FnOnce(Pair) -> Pair) -> Stack {
         to.read_exact(&mut [0]).unwrap();
     }
     stack
-}
-
-fn tls_over(pair: Pair) -> Pair {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let cert = made.cert.der().clone();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let server = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert], key);
-    let server = tls::server(pair.right, Arc::new(server.unwrap()), soon()).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let name = ServerName::try_from("localhost").unwrap();
-    let client = tls::client(pair.left, Arc::new(client), name, soon()).unwrap();
-    let client = finished(client).into_layer(tls::NAME);
-    Pair::new(client, server.join().unwrap())
 }
 
 const BLOCK: usize = 64 << 10;
@@ -209,9 +182,4 @@ fn a_message_that_is_waited_for_is_one_call_out_and_one_in() {
         // A read that comes before the answer finds out about the empty socket only once.
         assert!(made.reads <= MESSAGES + 2 && made.in_vain <= 2, "{name}: {made:?}");
     }
-}
-
-/// Named, because rustls has no default in a build with more than one.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -4,61 +4,27 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qio::layer::{tls, ws};
+use qio::layer::ws;
 use qio::transport::Socket;
 use qio::watch::{PollSet, Waiter, waiter};
 use qio::{Channel, ChannelExt, Interest, Mode};
 use qio_testkit::pairs::{tight_memory, unix, ws_over};
+use qio_testkit::tls::Local;
 use qio_testkit::{Job, Pair, count_waits, finished, soon};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// The client on the left, the server on the right.
 fn tls_pair(pair: Pair) -> Pair {
-    tls_pair_of(pair, configs(2))
+    Local::default().over(pair)
 }
 
 /// Over a wire that holds next to nothing, a server cannot leave tickets for later.
 fn tls_pair_without_tickets(pair: Pair) -> Pair {
-    tls_pair_of(pair, configs(0))
-}
-
-fn tls_pair_of(pair: Pair, configs: (Arc<ClientConfig>, Arc<ServerConfig>)) -> Pair {
-    let (client, server) = configs;
-    let server = tls::server(pair.right, server, soon()).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let name = ServerName::try_from("localhost").unwrap();
-    let client = tls::client(pair.left, client, name, soon()).unwrap();
-    let client = finished(client).into_layer(tls::NAME);
-    Pair::new(client, server.join().unwrap())
-}
-
-fn configs(tickets: usize) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
-    static IDENTITY: OnceLock<(CertificateDer<'static>, Vec<u8>)> = OnceLock::new();
-    let (cert, key) = IDENTITY.get_or_init(|| {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        (made.cert.der().clone(), made.signing_key.serialize_der())
-    });
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let key = PrivateKeyDer::try_from(key.clone()).unwrap();
-    let server = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth();
-    let mut server = server.with_single_cert(vec![cert.clone()], key).unwrap();
-    server.send_tls13_tickets = tickets;
-    (Arc::new(client), Arc::new(server))
+    Local { tickets: 0, ..Local::default() }.over(pair)
 }
 
 /// Every kind of stack that the tests here look at.
@@ -393,11 +359,6 @@ fn frames_and_records_of_one_byte_are_read_together() {
         assert!(all.iter().enumerate().all(|(at, byte)| *byte == at as u8), "{name}");
         drop(writer.finish());
     }
-}
-
-/// Named, because rustls has no default in a build with more than one.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// A layer takes more than there is room for. What it holds is not out, and nobody may come back.

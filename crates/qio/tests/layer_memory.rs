@@ -16,8 +16,8 @@ use qio::transport::Socket;
 use qio::watch::{PollSet, Steps};
 use qio::{Channel, ChannelExt, Interest, Mode};
 use qio_testkit::Job;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use qio_testkit::tls::{Local, name};
+use rustls::{ClientConfig, ServerConfig};
 
 /// Counts the bytes that the process holds.
 struct Counting;
@@ -77,23 +77,8 @@ fn configs() -> Configs {
     static CONFIGS: OnceLock<Configs> = OnceLock::new();
     CONFIGS
         .get_or_init(|| {
-            let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-            let cert: CertificateDer<'static> = made.cert.der().clone();
-            let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-            let mut roots = RootCertStore::empty();
-            roots.add(cert.clone()).unwrap();
-            let client = ClientConfig::builder_with_provider(provider())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            let server = ServerConfig::builder_with_provider(provider())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![cert], key)
-                .unwrap();
-            (Arc::new(client), Arc::new(server))
+            let local = Local::default();
+            (local.client(), local.server())
         })
         .clone()
 }
@@ -125,7 +110,7 @@ fn both<A, B>(
 
 fn tls_pair<C: Channel>(left: C, right: C) -> TlsPair<C> {
     let (client, server) = configs();
-    let name = ServerName::try_from("localhost").unwrap();
+    let name = name();
     let client = tls::client(left, client, name, None).unwrap();
     let (client, server) = both(client, tls::server(right, server, None).unwrap());
     let pair = (client.into_layer(tls::NAME), server.into_layer(tls::NAME));
@@ -300,9 +285,4 @@ fn tiny<A: Channel, B: Channel>(name: &str, (from, to): (A, B)) {
     let reader = Job::start(move || to.read_exact(&mut vec![0; sent]).unwrap());
     from.flush_all(Some(Instant::now() + Duration::from_secs(10))).unwrap();
     reader.finish();
-}
-
-/// Named, because rustls has no default in a build with more than one.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }

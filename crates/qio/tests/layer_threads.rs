@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use qio::layer::{Layer, tls, ws};
 use qio::transport::Socket;
 use qio::{Channel, ChannelExt};
+use qio_testkit::tls::{Local, name};
 use qio_testkit::{finished, scope};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// How long the ordinary run lasts, for each protocol.
 const SHORT: Duration = Duration::from_secs(2);
@@ -211,30 +210,10 @@ fn receive_frames(from: &Socket) -> (Sum, u32) {
 type Tls<S> = Layer<Socket, tls::Tls<S>>;
 
 fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let cert = made.cert.der().clone();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let server = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth();
-    let server = server.with_single_cert(vec![cert], key).unwrap();
+    let local = Local::default();
     let (left, right) = Socket::pair().unwrap();
-    let server = tls::server(right, Arc::new(server), None).unwrap();
+    let server = tls::server(right, local.server(), None).unwrap();
     let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let name = ServerName::try_from("localhost").unwrap();
-    let client = finished(tls::client(left, Arc::new(client), name, None).unwrap());
+    let client = finished(tls::client(left, local.client(), name(), None).unwrap());
     (client.into_layer(tls::NAME), server.join().unwrap())
-}
-
-/// Named, because rustls has no default in a build with more than one.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use qio::layer::tls;
@@ -12,10 +12,10 @@ use qio::transport::{Child, Duplex, Pipe, Socket};
 use qio::{Channel, ChannelExt};
 use qio_testkit::cut::{self, Script, Side};
 use qio_testkit::pairs::{self, Sides, WS};
+use qio_testkit::tls::{Local, name};
 use qio_testkit::{Job, Pair, Plan, Subject, conformance, finish, scope, soon};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// The whole suite for a stack over a transport: both roles, plain and in chaos.
 macro_rules! over {
@@ -205,43 +205,16 @@ const RUSTLS_1_3: Sides = Sides {
 type Link = std::io::Result<Arc<dyn Channel>>;
 
 fn rustls_client(below: Arc<dyn Channel>, version: &'static SupportedProtocolVersion) -> Link {
-    let (certificate, _) = identity();
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate).unwrap();
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let handshake = tls::client(below, Arc::new(config), name, soon())?;
+    let handshake = tls::client(below, local(version).client(), name(), soon())?;
     Ok(Arc::new(finish(handshake)?.into_layer(tls::NAME)))
 }
 
 fn rustls_server(below: Arc<dyn Channel>, version: &'static SupportedProtocolVersion) -> Link {
-    let (certificate, key) = identity();
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    // A subject begins with nothing on the wire.
-    config.send_tls13_tickets = 0;
-    let handshake = tls::server(below, Arc::new(config), soon())?;
+    let handshake = tls::server(below, local(version).server(), soon())?;
     Ok(Arc::new(finish(handshake)?.into_layer(tls::NAME)))
 }
 
-/// Named, because rustls has no default in a build with more than one.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-    static IDENTITY: OnceLock<(CertificateDer<'static>, Vec<u8>)> = OnceLock::new();
-    let (certificate, key) = IDENTITY.get_or_init(|| {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        (made.cert.der().clone(), made.signing_key.serialize_der())
-    });
-    (certificate.clone(), PrivateKeyDer::try_from(key.clone()).unwrap())
+/// A subject begins with nothing on the wire.
+fn local(version: &'static SupportedProtocolVersion) -> Local {
+    Local { versions: vec![version], tickets: 0, ..Local::default() }
 }
