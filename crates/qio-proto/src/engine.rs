@@ -13,8 +13,8 @@ pub type Time = Duration;
 /// calls the engine:
 ///
 /// - inwards: [`handle_wire`](Engine::handle_wire) with what has come, until it makes no progress;
-/// - outwards: [`handle_plain`](Engine::handle_plain) or [`frame`](Engine::frame) with what the
-///   user writes, and [`poll_wire`](Engine::poll_wire) for what the protocol itself has to say.
+/// - outwards: [`handle_plain`](Engine::handle_plain), [`give_pieces`](Engine::give_pieces) or
+///   [`frame`](Engine::frame) with what the user writes, and [`poll_wire`](Engine::poll_wire) for what the protocol itself has to say.
 ///
 /// # Contract
 ///
@@ -92,10 +92,14 @@ pub trait Engine: Send {
     /// After a farewell of ours, or after an error.
     fn handle_plain(&mut self, plain: &[u8], wire: &mut [u8]) -> Result<Progress, Self::Error>;
 
-    /// The same as [`handle_plain`](Engine::handle_plain), for an engine that makes its pieces in
-    /// memory of their own anyway, and would have to copy them: they are given to `give`, in their
-    /// order, and how much of `plain` was taken is the result. `None`, and nothing taken, when it
-    /// does not.
+    /// Takes plain bytes from the front of `plain`, as [`handle_plain`](Engine::handle_plain) does,
+    /// and gives what becomes of them in memory of its own: for an engine that makes its pieces
+    /// there anyway, and would have to copy them. The result is how much was taken; `None` when
+    /// nothing was, and [`handle_plain`](Engine::handle_plain) has to be asked.
+    ///
+    /// At most one piece carries plain bytes. What the protocol has to say before it is given, too,
+    /// also where the result is `None` or an error: the owner sends all that was given, in its
+    /// order.
     ///
     /// # Errors
     ///

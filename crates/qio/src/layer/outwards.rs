@@ -278,7 +278,7 @@ fn encode_all<E: Engine>(
             }
             [one, ..] => &one[plain.skip..],
         };
-        if piece.is_empty() || waiting.parts() >= PARTS {
+        if piece.is_empty() || waiting.part_count() >= PARTS {
             break Ok(());
         }
         let given = match piece.len() {

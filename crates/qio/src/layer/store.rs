@@ -42,7 +42,7 @@ impl Buffer {
     }
 
     /// How much memory it takes.
-    pub(super) fn size(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 }

@@ -7,6 +7,10 @@ use smallvec::SmallVec;
 use super::store::Buffer;
 use crate::channel::{Channel, ChannelExt, WriteFlags};
 
+/// How many parts wait before no more plain bytes are taken; what a protocol has to say beside them
+/// may be a few more.
+pub(super) const PARTS: usize = 4;
+
 /// Whole pieces of the wire, in their order; of the first one, the rest.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -14,9 +18,6 @@ pub(super) struct Waiting {
     /// How much of the first part is gone.
     start: usize,
 }
-
-/// How many parts there are at once without memory of their own.
-pub(super) const PARTS: usize = 4;
 
 impl Waiting {
     /// Appends a part; an empty one is nothing.
@@ -34,19 +35,16 @@ impl Waiting {
         self.parts.is_empty()
     }
 
-    /// How many parts.
-    pub(super) fn parts(&self) -> usize {
+    pub(super) fn part_count(&self) -> usize {
         self.parts.len()
     }
 
-    /// How many bytes.
     pub(super) fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum::<usize>() - self.start
     }
 
     pub(super) fn clear(&mut self) {
-        self.parts.clear();
-        self.start = 0;
+        *self = Self::default();
     }
 
     /// Sends all of it, and gives the memory back; what would block stays.
@@ -63,6 +61,8 @@ impl Waiting {
                 }
             }
         }
+        // Nothing is kept, no room for parts either.
+        self.clear();
         Ok(())
     }
 
@@ -90,10 +90,66 @@ impl Waiting {
         for (index, part) in self.parts.iter_mut().enumerate() {
             let start = if index == 0 { std::mem::take(&mut self.start) } else { 0 };
             let waiting = &part[start..];
-            if waiting.len() < part.size() / 2 {
+            if waiting.len() < part.memory_bytes() / 2 {
                 *part = Buffer::hold(waiting.to_vec());
             } else if start > 0 {
                 self.start = start;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Duplex;
+
+    /// Sends parts of these sizes over a pipe that holds so many bytes, and compares what comes.
+    fn send(sizes: &[usize], room: usize) -> Waiting {
+        let (below, peer) = Duplex::pair_with_limit(room);
+        let mut waiting = Waiting::default();
+        let mut whole = Vec::new();
+        for (index, size) in sizes.iter().enumerate() {
+            let part: Vec<u8> = (0..*size).map(|at| (index * 50 + at) as u8).collect();
+            whole.extend_from_slice(&part);
+            // Every other one has memory to spare, which it must not keep.
+            waiting.push(match index % 2 {
+                0 => Buffer::hold(part),
+                _ => {
+                    let mut buffer = Buffer::take(size + 100);
+                    buffer[..*size].copy_from_slice(&part);
+                    buffer.truncate(*size);
+                    buffer
+                }
+            });
+        }
+        assert_eq!(waiting.bytes(), whole.len());
+        let mut got = Vec::new();
+        while got.len() < whole.len() {
+            match waiting.send(&below) {
+                Ok(()) => assert!(waiting.is_empty()),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    // The pipe is full.
+                    assert_eq!(got.len() + room + waiting.bytes(), whole.len());
+                    assert!(waiting.parts.iter().all(|part| part.memory_bytes() < 64));
+                }
+            }
+            let mut buf = vec![0; room];
+            let count = peer.read(&mut buf).unwrap();
+            got.extend_from_slice(&buf[..count]);
+        }
+        assert!(got == whole, "{sizes:?} through {room}");
+        waiting
+    }
+
+    #[test]
+    fn parts_go_out_in_order_whatever_is_taken_at_once() {
+        for room in [1, 2, 3, 5, 7, 10, 64] {
+            for sizes in [&[1][..], &[10], &[3, 1, 40, 1, 5], &[1; 9], &[0, 2, 0, 3]] {
+                let waiting = send(sizes, room);
+                assert_eq!((waiting.part_count(), waiting.bytes()), (0, 0));
+                assert!(!waiting.parts.spilled(), "it holds no memory");
             }
         }
     }

@@ -24,7 +24,15 @@ use smallvec::SmallVec;
 
 use super::record::{HEADER_BYTES, record_size};
 
-/// The same cryptography, with which channels send without one copy of each record.
+/// Suites, each with its own that hands records over. rustls wants suites that live for ever: each
+/// is made once for the process, however many configurations there are.
+static SUITES: Mutex<Vec<(SupportedCipherSuite, SupportedCipherSuite)>> = Mutex::new(Vec::new());
+
+/// Room for a key update (RFC 8446, section 4.6.3) and for a hollow record: where there is not
+/// enough, rustls says so before it encrypts.
+const BESIDE_BYTES: usize = 256;
+
+/// Gives the same cryptography, with which channels send without one copy of each record.
 ///
 /// The settings here do that by themselves; this is for configurations that are made with
 /// `rustls::ClientConfig::builder_with_provider` or its counterpart of servers. Such a
@@ -47,10 +55,6 @@ pub fn direct(mut provider: CryptoProvider) -> CryptoProvider {
     }
     provider
 }
-
-/// Suites, each with its own that hands records over. rustls wants suites that live for ever: each
-/// is made once for the process, however many configurations there are.
-static SUITES: Mutex<Vec<(SupportedCipherSuite, SupportedCipherSuite)>> = Mutex::new(Vec::new());
 
 fn direct_suite(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     let mut suites = SUITES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,6 +101,7 @@ fn common(of: &CipherSuiteCommon) -> CipherSuiteCommon {
 /// An algorithm whose records are handed over.
 struct Direct<A: 'static + ?Sized>(&'static A);
 
+#[deny(clippy::missing_trait_methods, reason = "a forgotten method would change its meaning")]
 impl Tls13AeadAlgorithm for Direct<dyn Tls13AeadAlgorithm> {
     fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
         Box::new(DirectEncrypter(self.0.encrypter(key, iv)))
@@ -123,6 +128,7 @@ impl Tls13AeadAlgorithm for Direct<dyn Tls13AeadAlgorithm> {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a forgotten method would change its meaning")]
 impl Tls12AeadAlgorithm for Direct<dyn Tls12AeadAlgorithm> {
     fn encrypter(&self, key: AeadKey, iv: &[u8], extra: &[u8]) -> Box<dyn MessageEncrypter> {
         Box::new(DirectEncrypter(self.0.encrypter(key, iv, extra)))
@@ -152,23 +158,27 @@ impl Tls12AeadAlgorithm for Direct<dyn Tls12AeadAlgorithm> {
 
 struct DirectEncrypter(Box<dyn MessageEncrypter>);
 
+#[deny(clippy::missing_trait_methods, reason = "a forgotten method would change its meaning")]
 impl MessageEncrypter for DirectEncrypter {
     fn encrypt(
         &mut self,
         plain: OutboundPlainMessage<'_>,
         sequence: u64,
     ) -> Result<OutboundOpaqueMessage, rustls::Error> {
-        // Messages of the protocol's own go the usual way: rustls may keep them.
         let is_data = plain.typ == ContentType::ApplicationData;
+        // Whatever the cryptography of somebody else does meanwhile is none of the collector's.
+        let collected = take_collected();
         let record = self.0.encrypt(plain, sequence)?;
-        let (typ, version) = (record.typ, record.version);
-        if is_data && is_collecting() {
-            COLLECTED.with_borrow_mut(|records| {
-                records.get_or_insert_default().push(record.encode());
-            });
+        let Some(mut records) = collected else { return Ok(record) };
+        // Messages of the protocol's own go the usual way: rustls may keep them.
+        let (record, kept) = if is_data {
             let hollow = PrefixedPayload::with_capacity(0);
-            return Ok(OutboundOpaqueMessage::new(typ, version, hollow));
-        }
+            (OutboundOpaqueMessage::new(record.typ, record.version, hollow), Some(record.encode()))
+        } else {
+            (record, None)
+        };
+        records.extend(kept);
+        COLLECTED.set(Some(records));
         Ok(record)
     }
 
@@ -188,6 +198,10 @@ thread_local! {
 fn is_collecting() -> bool {
     // A thread that is ending has none any more.
     COLLECTED.try_with(|records| records.borrow().is_some()).unwrap_or(false)
+}
+
+fn take_collected() -> Option<Records> {
+    COLLECTED.try_with(RefCell::take).ok().flatten()
 }
 
 /// Gives all that `encrypt` has rustls write, in records of their own, or why there is nothing.
@@ -218,27 +232,24 @@ pub(super) fn collect<E>(
     Ok(())
 }
 
-/// Room for a key update (RFC 8446, section 4.6.3) and for a hollow record: where there is not
-/// enough, rustls says so before it encrypts.
-const BESIDE_BYTES: usize = 256;
-
 /// While it lives, records are collected.
 struct Collecting;
 
 impl Collecting {
     fn begin() -> Self {
+        debug_assert!(!is_collecting(), "one at a time in a thread");
         // Where this fails, rustls has not enough room for a whole record, and says so.
         let _ = COLLECTED.try_with(|records| records.replace(Some(SmallVec::new())));
         Self
     }
 
     fn records(&self) -> Records {
-        COLLECTED.try_with(RefCell::take).ok().flatten().unwrap_or_default()
+        take_collected().unwrap_or_default()
     }
 }
 
 impl Drop for Collecting {
     fn drop(&mut self) {
-        drop(self.records());
+        drop(take_collected());
     }
 }

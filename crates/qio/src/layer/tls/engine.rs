@@ -1,18 +1,14 @@
 //! rustls as an engine.
 
 use std::fmt;
-use std::ops::DerefMut;
 use std::sync::Arc;
 
 use qio_proto::{Engine, Handshake, Progress};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedConnectionCommon,
-    UnbufferedStatus, WriteTraffic,
-};
-use rustls::{ClientConfig, HandshakeKind, ServerConfig, SideData};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, WriteTraffic};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
 use super::direct::collect;
 use super::identity::take_asked_name;
@@ -21,6 +17,7 @@ use super::record::{
     HEADER_BYTES, INBOUND_BYTES, QUOTED_BYTES, RECORD_BYTES, RECORD_OVERHEAD, has_record, is_tls,
     record_size, whole_records,
 };
+use super::side::{Client, Server, Side};
 use super::{Certificate, Facts, TlsError};
 
 /// One side of a TLS connection: the handshake first, and the engine after it.
@@ -60,60 +57,6 @@ pub type ClientTls = Tls<Client>;
 
 /// The server's side.
 pub type ServerTls = Tls<Server>;
-
-/// Which side of a connection; there are two.
-pub trait Side: Sized + sealed::Sealed + 'static {
-    #[doc(hidden)]
-    type Connection: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> + Send;
-    #[doc(hidden)]
-    type Data: SideData;
-
-    #[doc(hidden)]
-    fn process<'c, 'i>(
-        connection: &'c mut Self::Connection,
-        wire: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
-}
-
-/// The side that begins.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Client;
-
-/// The side that answers.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Server;
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for super::Client {}
-    impl Sealed for super::Server {}
-}
-
-impl Side for Client {
-    type Connection = UnbufferedClientConnection;
-    type Data = rustls::client::ClientConnectionData;
-
-    fn process<'c, 'i>(
-        connection: &'c mut Self::Connection,
-        wire: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        connection.process_tls_records(wire)
-    }
-}
-
-impl Side for Server {
-    type Connection = UnbufferedServerConnection;
-    type Data = rustls::server::ServerConnectionData;
-
-    fn process<'c, 'i>(
-        connection: &'c mut Self::Connection,
-        wire: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        connection.process_tls_records(wire)
-    }
-}
 
 impl Tls<Client> {
     pub(super) fn client(
@@ -196,13 +139,12 @@ impl<S: Side> Tls<S> {
     pub fn refresh_keys(&mut self) -> Result<(), TlsError> {
         self.check_open()?;
         // What is to be said goes before, with the key of before.
-        self.advance_held(&mut [])?;
+        self.settle()?;
         match S::process(&mut self.connection, &mut self.held).state? {
             ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys()?,
             _ => return Err(rustls::Error::HandshakeNotComplete.into()),
         }
-        self.advance_held(&mut [])?;
-        Ok(())
+        self.settle()
     }
 
     /// Works on the wire until there is a record of plain bytes, or no more to do; plain bytes go
@@ -254,8 +196,7 @@ impl<S: Side> Tls<S> {
                 }
                 // Early data is not accepted, and nothing else was asked for.
                 Ok(_) => {
-                    let text = "a state of the protocol that nobody asked for";
-                    return Err(self.fail(rustls::Error::General(text.into())));
+                    return Err(self.fail(rustls::Error::General(STRANGE.into())));
                 }
                 Err(error) => {
                     return Err(self.fail(error));
@@ -278,6 +219,19 @@ impl<S: Side> Tls<S> {
             }
         }
         result
+    }
+
+    /// Works off what is held, as far as it is whole, and collects what rustls has to say: rustls
+    /// forgets both where it is asked for something else meanwhile.
+    fn settle(&mut self) -> Result<(), TlsError> {
+        while !self.held.is_empty() || self.connection.wants_write() {
+            let collected = self.outbound.len();
+            let moved = self.advance_held(&mut [])?;
+            if moved == Progress::default() && self.outbound.len() == collected {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Holds more of the wire, to the end of the next record and not further, and gives how much.
@@ -339,24 +293,24 @@ impl<S: Side> Tls<S> {
         &mut self,
         encrypt: impl FnOnce(&mut WriteTraffic<'_, S::Data>) -> Result<usize, EncryptError>,
     ) -> Result<Option<usize>, TlsError> {
-        // A new key is announced before it is used.
-        while self.outbound.is_empty() {
-            match S::process(&mut self.connection, &mut self.held).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    return match encrypt(&mut traffic) {
-                        Ok(count) => Ok(Some(count)),
-                        Err(error) => Err(self.fail(rustls::Error::General(error.to_string()))),
-                    };
-                }
-                Ok(state) => {
-                    drop(state);
-                    // Something to say first, or the end of the peer's side, which is said once.
-                    self.advance_held(&mut [])?;
-                }
-                Err(error) => return Err(self.fail(error)),
+        let error = loop {
+            self.settle()?;
+            // A new key is announced before it is used.
+            if !self.outbound.is_empty() {
+                return Ok(None);
             }
-        }
-        Ok(None)
+            match S::process(&mut self.connection, &mut self.held).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => match encrypt(&mut traffic) {
+                    Ok(count) => return Ok(Some(count)),
+                    Err(error) => break rustls::Error::General(error.to_string()),
+                },
+                // Told once, and no reason not to send.
+                Ok(ConnectionState::PeerClosed) if !self.ended => self.ended = true,
+                Ok(_) => break rustls::Error::General(STRANGE.into()),
+                Err(error) => break error,
+            }
+        };
+        Err(self.fail(error))
     }
 
     fn take_kept(&mut self, plain: &mut [u8]) -> usize {
@@ -478,9 +432,18 @@ impl<S: Side> Engine for Tls<S> {
             let rest = &plain[done.consumed..];
             let piece = &rest[..rest.len().min(self.record_bytes).min(room - RECORD_OVERHEAD)];
             let room = &mut wire[done.produced..];
-            if let Some(count) = self.encrypt(|traffic| traffic.encrypt(piece, room))? {
-                done.consumed += piece.len();
-                done.produced += count;
+            match self.encrypt(|traffic| traffic.encrypt(piece, room)) {
+                Ok(Some(count)) => {
+                    done.consumed += piece.len();
+                    done.produced += count;
+                }
+                Ok(None) => {}
+                // What is in the buffer counts.
+                Err(_) if done.consumed > 0 => break,
+                Err(error) => {
+                    self.outbound.splice(..0, wire[..done.produced].iter().copied());
+                    return Err(error);
+                }
             }
         }
         Ok(done)
@@ -527,7 +490,7 @@ impl<S: Side> Engine for Tls<S> {
         }
         self.finished = true;
         // What is to be said goes before the farewell.
-        let _ = self.advance_held(&mut []);
+        let _ = self.settle();
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
             S::process(&mut self.connection, &mut self.held).state
         {
@@ -621,6 +584,8 @@ fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, outbound: &mut Vec<u8>) {
 
 /// Smaller records are copied: that costs less than the memory of each.
 const DIRECT_BYTES: usize = 4 * 1024;
+
+const STRANGE: &str = "a state of the protocol that nobody asked for";
 
 /// An alert in a record.
 const ALERT_BYTES: usize = 2 + RECORD_OVERHEAD;

@@ -32,6 +32,7 @@ mod reload;
 mod self_signed;
 mod server_settings;
 mod settings;
+mod side;
 mod trust;
 
 use std::io::{self, ErrorKind};
@@ -43,7 +44,7 @@ pub use certificate::{AltName, Certificate};
 pub use client_settings::ClientSettings;
 pub use direct::direct;
 pub(crate) use directory::Directory;
-pub use engine::{Client, ClientTls, Server, ServerTls, Side, Tls};
+pub use engine::{ClientTls, ServerTls, Tls};
 pub use error::TlsError;
 pub use facts::{Facts, TrustedBy};
 pub use fingerprint::Fingerprint;
@@ -56,6 +57,7 @@ pub use self_signed::SelfSigned;
 pub use server_settings::{ClientCertificates, ServerSettings};
 pub(crate) use settings::Common;
 pub use settings::Version;
+pub use side::{Client, Server, Side};
 pub use trust::Trust;
 
 use super::Handshaking;

@@ -1,14 +1,16 @@
-//! Records that are taken where rustls makes them: what it says beside them keeps its place, and
-//! where it cannot be done they are copied.
+//! What TLS sends, in its order: records that are taken where rustls makes them, records that are
+//! copied, what the protocol itself has to say beside them, and what had come before.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use qio::layer::{Engine, Layer, tls};
 use qio::transport::Socket;
+use qio::watch::Steps;
 use qio::{Channel, ChannelExt};
 use qio_testkit::tls::{Local, name};
 use qio_testkit::{Job, finished, scope, soon};
@@ -128,7 +130,7 @@ fn version(suite: SupportedCipherSuite) -> &'static SupportedProtocolVersion {
     }
 }
 
-/// ChaCha20-Poly1305, which may protect so many records with a key.
+/// ChaCha20-Poly1305, which may protect so many records with a key; records are copied.
 fn limited(version: &'static SupportedProtocolVersion, limit: u64) -> Local {
     let (name12, name13) = (
         CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -150,14 +152,17 @@ fn limited(version: &'static SupportedProtocolVersion, limit: u64) -> Local {
             }
         };
     }
-    let provider = tls::direct(provider);
     Local { provider, versions: vec![version], tickets: 0 }
+}
+
+fn direct(local: Local) -> Local {
+    Local { provider: tls::direct(local.provider), ..local }
 }
 
 #[test]
 fn a_key_that_has_protected_enough_is_changed_between_two_records() {
     scope(Duration::from_secs(30), |_| {
-        let local = limited(&TLS13, 10);
+        let local = direct(limited(&TLS13, 10));
         let (client, server) = connected(local.client(), local.server());
         let plain = data(16 << 10);
         let mut counts = Vec::new();
@@ -182,26 +187,134 @@ fn a_key_that_has_protected_enough_is_changed_between_two_records() {
 }
 
 #[test]
-fn a_key_of_tls_1_2_that_has_protected_enough_protects_no_more() {
+fn a_change_of_keys_that_waits_goes_before_records_that_turn_out_to_be_copied() {
     scope(Duration::from_secs(30), |_| {
-        let local = limited(&TLS12, 10);
-        let (client, server) = connected(local.client(), local.server());
-        let plain = data(16 << 10);
-        let error: io::Error = loop {
-            match client.write_all(&plain) {
-                Ok(()) => {
-                    let mut got = vec![0; plain.len()];
-                    server.read_exact(&mut got).unwrap();
-                    assert!(got == plain);
-                }
-                Err(error) => break error,
+        // The peer asks for it.
+        let local = Local { provider: ring::default_provider(), tickets: 0, ..Local::default() };
+        for local in [direct(local.clone()), local] {
+            let (client, server) = connected(local.client(), local.server());
+            server.with_engine(tls::ServerTls::refresh_keys).unwrap();
+            server.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            carries(&client, &server, &[5_000]);
+        }
+        // We have to, at each record but the first ones.
+        for first in 0..12 {
+            let local = limited(&TLS13, 10);
+            let (client, server) = connected(local.client(), local.server());
+            for _ in 0..first {
+                client.write_all(b"x").unwrap();
+                server.read_exact(&mut [0]).unwrap();
             }
-        };
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-        assert!(tls::TlsError::find(&error).is_some(), "{error:?}");
-        // rustls says farewell: what came before is whole, and known to be.
-        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+            carries(&client, &server, &[5_000]);
+        }
     });
+}
+
+#[test]
+fn a_key_of_tls_1_2_that_has_protected_enough_protects_no_more() {
+    // Direct and one at a time, copied and several at a time.
+    let ends = || [direct(limited(&TLS12, 10)), limited(&TLS12, 10)];
+    for (local, size) in
+        ends().map(|l| (l, 16 << 10)).into_iter().chain(ends().map(|l| (l, 60_000)))
+    {
+        scope(Duration::from_secs(30), |_| {
+            let (client, server) = connected(local.client(), local.server());
+            let plain = data(size);
+            let mut accepted = Vec::new();
+            let error: io::Error = loop {
+                match client.write(&plain) {
+                    Ok(count) => {
+                        accepted.extend_from_slice(&plain[..count]);
+                        let mut got = vec![0; count];
+                        server.read_exact(&mut got).unwrap();
+                        assert!(got == plain[..count]);
+                    }
+                    Err(error) => break error,
+                }
+            };
+            assert!(accepted.len() > 5 * (16 << 10), "{}", accepted.len());
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert!(tls::TlsError::find(&error).is_some(), "{error:?}");
+            // rustls says farewell: what came before is whole, and known to be.
+            assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        });
+    }
+}
+
+/// What a server does before it reads what came with the end of the handshake.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    Read,
+    Write(usize),
+    RefreshKeys,
+    Finish,
+}
+
+#[test]
+fn what_came_with_the_end_of_the_handshake_is_read_once_whatever_is_done_first() {
+    let firsts =
+        [First::Read, First::Write(5), First::Write(5_000), First::RefreshKeys, First::Finish];
+    for (first, records, ends) in firsts.into_iter().flat_map(|first| {
+        (0..4u8).flat_map(move |records| [false, true].map(|ends| (first, records, ends)))
+    }) {
+        scope(Duration::from_secs(30), |_| {
+            let case = format!("{first:?} first, {records} records, the end: {ends}");
+            let (client, server) = with_records_behind_the_handshake(records, ends);
+            match first {
+                First::Read => {}
+                First::Write(len) => server.write_all(&data(len)).unwrap(),
+                First::RefreshKeys => server.with_engine(tls::ServerTls::refresh_keys).unwrap(),
+                First::Finish => server.finish().unwrap(),
+            }
+            let mut got = vec![0; records.into()];
+            server.read_exact(&mut got).unwrap();
+            assert_eq!(got, (0..records).collect::<Vec<_>>(), "{case}");
+            if ends {
+                assert_eq!(server.read(&mut [0]).unwrap(), 0, "{case}");
+            } else {
+                carries(&client, &server, &[10_000, 1]);
+            }
+            match first {
+                First::Finish => {}
+                First::Write(len) => {
+                    let mut got = vec![0; len];
+                    client.read_exact(&mut got).unwrap();
+                    assert!(got == data(len), "{case}");
+                    server.finish().unwrap();
+                }
+                _ => {
+                    carries(&server, &client, &[10_000, 1]);
+                    server.finish().unwrap();
+                }
+            }
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "{case}");
+        });
+    }
+}
+
+/// A client has sent so many records of a byte, and its farewell, before the server looks at the end
+/// of the handshake.
+fn with_records_behind_the_handshake(records: u8, ends: bool) -> (Client, Server) {
+    let local = Local { tickets: 0, ..Local::default() };
+    let (left, right) = Socket::pair().unwrap();
+    let mut server = tls::server(right, local.server(), soon()).unwrap();
+    let mut client = tls::client(left, local.client(), name(), soon()).unwrap();
+    let now = Instant::now();
+    let client = loop {
+        if let Poll::Ready(client) = client.step(now) {
+            break client.unwrap().into_layer(tls::NAME);
+        }
+        assert!(server.step(now).is_pending());
+    };
+    for record in 0..records {
+        client.write_all(&[record]).unwrap();
+    }
+    if ends {
+        client.finish().unwrap();
+    }
+    let Poll::Ready(server) = server.step(now) else { panic!("the handshake has all it needs") };
+    (client, server.unwrap().into_layer(tls::NAME))
 }
 
 #[test]
