@@ -138,12 +138,11 @@ impl<S: Side> Tls<S> {
     #[doc(alias = "gnutls_session_key_update")]
     pub fn refresh_keys(&mut self) -> Result<(), TlsError> {
         self.check_open()?;
-        // What is to be said goes before, with the key of before.
-        self.settle()?;
-        match S::process(&mut self.connection, &mut self.held).state? {
-            ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys()?,
-            _ => return Err(rustls::Error::HandshakeNotComplete.into()),
+        if !self.done {
+            return Err(rustls::Error::HandshakeNotComplete.into());
         }
+        // What is to be said goes before, with the key of before.
+        self.with_traffic(|traffic, _| traffic.refresh_traffic_keys())??;
         self.settle()
     }
 
@@ -288,22 +287,19 @@ impl<S: Side> Tls<S> {
         }
     }
 
-    /// Has plain bytes encrypted; `None` when something else has to go out first.
-    fn encrypt(
+    /// Works off what waits, and then does what a connection can do that may send. What goes out
+    /// before is the second argument.
+    fn with_traffic<R>(
         &mut self,
-        encrypt: impl FnOnce(&mut WriteTraffic<'_, S::Data>) -> Result<usize, EncryptError>,
-    ) -> Result<Option<usize>, TlsError> {
+        work: impl FnOnce(WriteTraffic<'_, S::Data>, &mut Vec<u8>) -> R,
+    ) -> Result<R, TlsError> {
         let error = loop {
             self.settle()?;
-            // A new key is announced before it is used.
-            if !self.outbound.is_empty() {
-                return Ok(None);
-            }
             match S::process(&mut self.connection, &mut self.held).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => match encrypt(&mut traffic) {
-                    Ok(count) => return Ok(Some(count)),
-                    Err(error) => break rustls::Error::General(error.to_string()),
-                },
+                Ok(ConnectionState::WriteTraffic(traffic)) => {
+                    return Ok(work(traffic, &mut self.outbound));
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 // Told once, and no reason not to send.
                 Ok(ConnectionState::PeerClosed) if !self.ended => self.ended = true,
                 Ok(_) => break rustls::Error::General(STRANGE.into()),
@@ -311,6 +307,18 @@ impl<S: Side> Tls<S> {
             }
         };
         Err(self.fail(error))
+    }
+
+    /// Has plain bytes encrypted; `None` when something else has to go out first.
+    fn encrypt(
+        &mut self,
+        encrypt: impl FnOnce(&mut WriteTraffic<'_, S::Data>) -> Result<usize, EncryptError>,
+    ) -> Result<Option<usize>, TlsError> {
+        let encrypted = self.with_traffic(|mut traffic, outbound| {
+            // A new key is announced before it is used.
+            outbound.is_empty().then(|| encrypt(&mut traffic)).transpose()
+        })?;
+        encrypted.map_err(|error| self.fail(rustls::Error::General(error.to_string())))
     }
 
     fn take_kept(&mut self, plain: &mut [u8]) -> usize {
@@ -489,16 +497,13 @@ impl<S: Side> Engine for Tls<S> {
             return;
         }
         self.finished = true;
-        // What is to be said goes before the farewell.
-        let _ = self.settle();
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            S::process(&mut self.connection, &mut self.held).state
-        {
-            let start = self.outbound.len();
-            self.outbound.resize(start + ALERT_BYTES, 0);
-            let count = traffic.queue_close_notify(&mut self.outbound[start..]).unwrap_or(0);
-            self.outbound.truncate(start + count);
-        }
+        // What is to be said goes before the farewell. Who cannot send, cannot say it.
+        let _ = self.with_traffic(|mut traffic, outbound| {
+            let start = outbound.len();
+            outbound.resize(start + ALERT_BYTES, 0);
+            let count = traffic.queue_close_notify(&mut outbound[start..]).unwrap_or(0);
+            outbound.truncate(start + count);
+        });
     }
 }
 
