@@ -292,7 +292,8 @@ fn speak<E: Engine>(engine: &mut E, sent: &mut [u8], cuts: &mut Cuts) {
 /// When bytes are lost, changed or late.
 pub fn pump(data: &[u8]) {
     let [seed, limit, longest, block, steps @ ..] = data else { return };
-    let (left, right) = Duplex::pair_with_limit(usize::from(*limit) * 16 + 1);
+    let limit = usize::from(*limit) * 16 + 1;
+    let (left, right) = Duplex::pair_with_limit(limit);
     let plan = Plan::new(u64::from(*seed))
         .short(usize::from(*longest) * 4 + 1)
         .would_block_every(u64::from(*block) + 2);
@@ -306,7 +307,8 @@ pub fn pump(data: &[u8]) {
     for step in steps.iter().take(2000) {
         let [one, other] = &mut sides;
         let (me, peer) = if step & 1 == 0 { (one, other) } else { (other, one) };
-        let amount = 1 << (step >> 4);
+        // No more than fills the pipe often: what goes byte by byte takes time, and shows no more.
+        let amount = (1 << (step >> 4)).min(32 * limit);
         match (step >> 1) & 7 {
             0..=2 => me.write(amount),
             3 | 4 => drop(me.read(amount, peer.written)),
