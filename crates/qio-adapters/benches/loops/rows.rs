@@ -44,18 +44,26 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-pub(crate) fn channels() -> [AsyncChannel<Socket>; 2] {
+/// Two ends of a connection, as every row and its control get them: what is small is sent at once.
+/// With Nagle's algorithm on one side only, who sends small messages would be compared with who
+/// waits for the peer to acknowledge them.
+pub(crate) fn sockets() -> (Socket, Socket) {
     let (left, right) = tcp_sockets();
+    [&left, &right].map(|socket| socket.set_delay(false));
+    (left, right)
+}
+
+pub(crate) fn channels() -> [AsyncChannel<Socket>; 2] {
+    let (left, right) = sockets();
     [left, right].map(|socket| AsyncChannel::new(socket).expect("a channel"))
 }
 
 pub(crate) fn streams() -> [TcpStream; 2] {
-    let (left, right) = tcp_sockets();
+    let (left, right) = sockets();
     [left, right].map(|socket| {
         let fd = socket.descriptor().expect("a socket").try_clone().expect("dup");
         let stream = std::net::TcpStream::from(fd);
         stream.set_nonblocking(true).expect("a mode");
-        stream.set_nodelay(true).expect("an option");
         TcpStream::from_std(stream).expect("a stream")
     })
 }
@@ -144,7 +152,7 @@ impl Keys {
 
 pub(crate) fn tls(keys: &Keys, bytes: usize) -> Cost {
     let make = || {
-        let (left, right) = tcp_sockets();
+        let (left, right) = sockets();
         let server = tls::server(right, Arc::clone(&keys.server), None).expect("a server");
         let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
         let name = "localhost".try_into().expect("a name");
