@@ -25,7 +25,6 @@ impl<S: Steps> Stepper<S> {
         &self.steps
     }
 
-    #[cfg(any(feature = "calloop", feature = "glib"))]
     pub(crate) fn steps_mut(&mut self) -> &mut S {
         &mut self.steps
     }

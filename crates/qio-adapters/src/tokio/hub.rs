@@ -38,6 +38,8 @@ struct Waits {
     reactor: Reactor,
     /// What each half last asked for.
     sets: [PollSet; 2],
+    /// When a half looks again at what only says that it is closed.
+    look_again: [Option<Instant>; 2],
     /// Counts what a half took note of and cleared: the other half, if it looked before that,
     /// looks again, because the event may have brought something for it too.
     cleared: u64,
@@ -52,8 +54,8 @@ pub(super) struct Side {
     half: Direction,
     /// The last call waits for a leg or the deadline, and this is what it was.
     parked: Option<Call>,
-    timer: Timer,
-    look_again: Option<Instant>,
+    /// Made by the first deadline: most channels have none.
+    timer: Option<Box<Timer>>,
     fruitless: u32,
     /// The half has waited before.
     has_waited: bool,
@@ -89,8 +91,7 @@ impl Side {
         Self {
             half,
             parked: None,
-            timer: Timer::default(),
-            look_again: None,
+            timer: None,
             fruitless: 0,
             has_waited: false,
             direct: Direct::default(),
@@ -348,8 +349,7 @@ impl<C: Channel> Hub<C> {
             resumed = true;
         }
         for _ in 0..ROUNDS {
-            side.look_again = None;
-            let look = self.look(interest);
+            let look = self.look(side.half, interest);
             let ticks = look.ticks(&self.slots)?;
             let mut may_try = true;
             if resumed && !self.is_granted(side.half, interest, &ticks) {
@@ -476,14 +476,20 @@ impl<C: Channel> Hub<C> {
     }
 
     fn poll_timer(&self, side: &mut Side, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.lock().sets[side.half as usize].deadline();
-        let deadline = deadline.into_iter().chain(side.look_again).min();
-        side.timer.poll(deadline, cx)
+        let half = side.half as usize;
+        let waits = self.lock();
+        let deadlines = [waits.sets[half].deadline(), waits.look_again[half]];
+        drop(waits);
+        match deadlines.into_iter().flatten().min() {
+            Some(deadline) => side.timer.get_or_insert_default().poll(Some(deadline), cx),
+            None => Poll::Pending,
+        }
     }
 
     /// The registrations as they are now, for who waits for `interest`.
-    fn look(&self, interest: Interest) -> Look {
-        let waits = self.lock();
+    fn look(&self, half: Direction, interest: Interest) -> Look {
+        let mut waits = self.lock();
+        waits.look_again[half as usize] = None;
         let registrations = waits.reactor.registrations().iter().cloned().collect();
         // Where each half has a direction to itself, the other's waker is left alone.
         let concerns =
@@ -629,7 +635,7 @@ impl Waits {
         }
         if !fired && !closed.is_empty() {
             closed.iter().for_each(|fd| self.reactor.forget(fd));
-            side.look_again = Some(Instant::now() + PAUSE);
+            self.look_again[side.half as usize] = Some(Instant::now() + PAUSE);
             // The other half may have waited on what was just forgotten.
             *others = Interest::all();
         }
