@@ -48,7 +48,7 @@ fn main() {
     let keys = rows::Keys::new();
     let tls = |n| rows::tls(&keys, n);
     let tokio_rustls = |n| rows::tokio_rustls(&keys, n);
-    let all: [(&str, Option<f64>, usize, Run<'_>, Run<'_>); 11] = [
+    let all: [(&str, Option<f64>, usize, Run<'_>, Run<'_>); 12] = [
         ("64 B ping-pong / TcpStream", Some(0.95), small, &rows::ping, &rows::tokio_ping),
         ("64 KiB bulk / TcpStream", Some(0.95), bytes, &rows::bulk, &rows::tokio_bulk),
         ("tls, 16 KiB bulk / tokio-rustls", Some(1.0), bytes, &tls, &tokio_rustls),
@@ -81,6 +81,13 @@ fn main() {
             &|n| websockets::fast(n, 128),
         ),
         ("calloop, 1 event / Generic", Some(0.83), small / 64, &rows::calloop, &rows::bare_calloop),
+        (
+            "glib, 1 event / a source of the fd",
+            Some(0.83),
+            small / 64,
+            &rows::glib,
+            &rows::bare_glib,
+        ),
         ("coroutine switch with a wait / task", None, small / 64, &rows::switch, &rows::tasks),
         ("coroutine switch / task", None, small / 4, &rows::bare_switch, &rows::bare_tasks),
         ("watch in tokio, 1 event / UnixStream", None, small / 64, &rows::watch, &rows::stream),
