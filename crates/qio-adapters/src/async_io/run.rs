@@ -87,9 +87,7 @@ impl<S: Steps> Run<S> {
     fn poll_steps(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<S::Output>> {
         let Self { stepper, registrations } = self;
         for _ in 0..ROUNDS {
-            if !stepper.is_due(Instant::now())
-                && registrations.poll(stepper.set_mut(), cx)?.is_pending()
-            {
+            if !stepper.is_due() && registrations.poll(stepper.set_mut(), cx)?.is_pending() {
                 return Poll::Pending;
             }
             if let Poll::Ready(output) = stepper.turn(Instant::now()) {
