@@ -254,13 +254,14 @@ impl<S: Steps> EventSource for Source<S> {
         } else {
             self.mark(fired, token)?;
         }
-        if let StepPoll::Ready(output) = self.stepper.turn(Instant::now()) {
+        let now = Instant::now();
+        if let StepPoll::Ready(output) = self.stepper.turn(now) {
             let action = callback(output, self.stepper.steps_mut());
             if !self.repeats || matches!(action, PostAction::Remove | PostAction::Disable) {
                 return Ok(if self.repeats { action } else { PostAction::Remove });
             }
             // What is there already is told when the others have had their turn.
-            self.stepper.rearm(Instant::now());
+            self.stepper.rearm(now);
         }
         Ok(if self.is_registered() { PostAction::Continue } else { PostAction::Reregister })
     }
@@ -289,8 +290,7 @@ impl<S: Steps> EventSource for Source<S> {
 
     fn before_sleep(&mut self) -> calloop::Result<Option<(Fired, Token)>> {
         self.stepper.ask_again();
-        let due =
-            self.stepper.is_due(Instant::now()) || self.has_always_ready() || !self.is_registered();
+        let due = self.stepper.is_due() || self.has_always_ready() || !self.is_registered();
         Ok(self.token.filter(|_| due).map(|token| (Fired::EMPTY, token)))
     }
 }

@@ -18,6 +18,8 @@
 
 #[cfg(feature = "async-io")]
 pub mod async_io;
+#[cfg(any(feature = "async-io", feature = "tokio"))]
+mod callbacks;
 #[cfg(feature = "calloop")]
 pub mod calloop;
 #[cfg(feature = "coroutine")]
@@ -28,8 +30,6 @@ pub mod glib;
 mod stepper;
 #[cfg(feature = "tokio")]
 pub mod tokio;
-#[cfg(any(feature = "async-io", feature = "tokio"))]
-mod yields;
 
 #[cfg(all(
     doctest,

@@ -25,7 +25,6 @@ impl<S: Steps> Stepper<S> {
         &self.steps
     }
 
-    #[cfg(any(feature = "calloop", feature = "glib"))]
     pub(crate) fn steps_mut(&mut self) -> &mut S {
         &mut self.steps
     }
@@ -39,9 +38,9 @@ impl<S: Steps> Stepper<S> {
         &mut self.set
     }
 
-    /// Whether a turn is due, whatever fires.
-    pub(crate) fn is_due(&self, now: Instant) -> bool {
-        !self.waits || self.set.deadline().is_some_and(|deadline| deadline <= now)
+    /// Whether a turn is due, whatever fires. Asks for the time when there is a deadline only.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.waits || self.set.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Makes a step, and has the set filled with what the next one waits for.

@@ -5,22 +5,12 @@
 //! The last table is per operation, with the difference to the control; the exit status is 1 when
 //! a bound is broken.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+#[expect(dead_code, reason = "other bounds than these")]
+mod counted;
 
-/// One operation: the benchmark of qio, that of its control, and what is promised.
-struct Row {
-    name: &'static str,
-    function: &'static str,
-    control: &'static str,
-    rounds: u64,
-    bound: Bound,
-}
+use std::process::ExitCode;
 
-enum Bound {
-    AboveControl(u64),
-    Total(u64),
-}
+use counted::{Bound, Row};
 
 const ROWS: &[Row] = &[
     Row {
@@ -61,90 +51,7 @@ const ROWS: &[Row] = &[
 ];
 
 fn main() -> ExitCode {
-    // The runner starts this program again, under valgrind, with this argument first.
-    let is_benchmark = std::env::args().nth(1).is_some_and(|first| first == "--gungraun-run");
-    if is_benchmark || std::env::var_os(RUN_GUNGRAUN).is_some() {
-        cases::run();
-        return ExitCode::SUCCESS;
-    }
-    if std::env::args().any(|arg| arg == "--test") {
-        return ExitCode::SUCCESS;
-    }
-    let home = std::env::temp_dir().join(format!("qio-instructions-{}", std::process::id()));
-    let status = std::env::current_exe().and_then(|program| {
-        Command::new(program)
-            .args(std::env::args_os().skip(1))
-            .env(RUN_GUNGRAUN, "1")
-            .env("GUNGRAUN_HOME", &home)
-            .status()
-    });
-    let code = match status {
-        Ok(status) if status.success() => report(&home),
-        Ok(status) => {
-            eprintln!("gungraun ended with {status}");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("run gungraun: {error}");
-            ExitCode::FAILURE
-        }
-    };
-    // Only intermediate results: the table is what counts.
-    let _ = std::fs::remove_dir_all(&home);
-    code
-}
-
-const RUN_GUNGRAUN: &str = "QIO_BENCH_RUN_GUNGRAUN";
-
-fn report(home: &Path) -> ExitCode {
-    let mut files = Vec::new();
-    collect(home, &mut files);
-    println!("\n| user-space instructions | qio | raw | above raw | bound | |");
-    println!("|---|---:|---:|---:|---|---|");
-    let mut broken = false;
-    for row in ROWS {
-        let (Some(qio), Some(raw)) = (
-            per_round(&files, row.function, row.rounds),
-            per_round(&files, row.control, row.rounds),
-        ) else {
-            println!("| {} | | | | | not run |", row.name);
-            continue;
-        };
-        let above = qio - raw;
-        let (holds, bound) = match row.bound {
-            Bound::AboveControl(most) => (above <= most as f64, format!("raw + {most}")),
-            Bound::Total(most) => (qio <= most as f64, format!("{most} in all")),
-        };
-        broken |= !holds;
-        let verdict = if holds { "holds" } else { "BROKEN" };
-        println!("| {} | {qio:.1} | {raw:.1} | {above:+.1} | {bound} | {verdict} |", row.name);
-    }
-    ExitCode::from(u8::from(broken))
-}
-
-/// Finds callgrind's results; the file is named after the benchmark.
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "out") {
-            files.push(path);
-        }
-    }
-}
-
-fn per_round(files: &[PathBuf], function: &str, rounds: u64) -> Option<f64> {
-    let wanted = |path: &&PathBuf| {
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
-        stem.split('.').any(|part| part == function)
-    };
-    let text = std::fs::read_to_string(files.iter().find(wanted)?).ok()?;
-    let total = text.lines().find_map(|line| {
-        line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: "))
-    })?;
-    let instructions: u64 = total.split_whitespace().next()?.parse().ok()?;
-    Some(instructions as f64 / rounds as f64)
+    counted::main(ROWS, cases::run)
 }
 
 #[expect(unused_qualifications, reason = "in what the attribute macros generate")]

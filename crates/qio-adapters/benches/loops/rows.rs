@@ -1,10 +1,9 @@
 //! What is measured, each beside its control. Ping-pongs and events count one byte as one.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::thread;
 
 use calloop::generic::Generic;
 use calloop::{EventLoop, PostAction};
+use glib::{IOCondition, MainContext, Priority};
 use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
 use qio::transport::Socket;
 use qio::{Channel, ChannelExt, Interest, Mode};
@@ -23,6 +23,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local, yield_now as yield_task};
 
 use crate::transfer::Cost;
@@ -44,18 +45,27 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-pub(crate) fn channels() -> [AsyncChannel<Socket>; 2] {
+/// Two ends of a connection, as every row and its control get them: what is small is sent at once.
+/// With Nagle's algorithm on one side only, who sends small messages would be compared with who
+/// waits for the peer to acknowledge them.
+pub(crate) fn sockets() -> (Socket, Socket) {
     let (left, right) = tcp_sockets();
+    left.set_delay(false);
+    right.set_delay(false);
+    (left, right)
+}
+
+pub(crate) fn channels() -> [AsyncChannel<Socket>; 2] {
+    let (left, right) = sockets();
     [left, right].map(|socket| AsyncChannel::new(socket).expect("a channel"))
 }
 
 pub(crate) fn streams() -> [TcpStream; 2] {
-    let (left, right) = tcp_sockets();
+    let (left, right) = sockets();
     [left, right].map(|socket| {
         let fd = socket.descriptor().expect("a socket").try_clone().expect("dup");
         let stream = std::net::TcpStream::from(fd);
         stream.set_nonblocking(true).expect("a mode");
-        stream.set_nodelay(true).expect("an option");
         TcpStream::from_std(stream).expect("a stream")
     })
 }
@@ -144,7 +154,7 @@ impl Keys {
 
 pub(crate) fn tls(keys: &Keys, bytes: usize) -> Cost {
     let make = || {
-        let (left, right) = tcp_sockets();
+        let (left, right) = sockets();
         let server = tls::server(right, Arc::clone(&keys.server), None).expect("a server");
         let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
         let name = "localhost".try_into().expect("a name");
@@ -298,42 +308,88 @@ pub(crate) fn bare_tasks(rounds: usize) -> Cost {
     )
 }
 
+/// A watch whose peer writes when the watch waits.
 pub(crate) fn watch(events: usize) -> Cost {
-    let (mut left, right) = unix();
+    let (left, right) = unix();
     let right = socket(right);
-    let done = Rc::new(Cell::new(0));
     timed(
         || (),
         |()| async move {
-            left.write_all(b"x").expect("write");
+            let taken = Rc::new(Notify::new());
+            let writes = spawn_local(write_each(left, events, Rc::clone(&taken)));
+            let mut done = 0;
             let called = |_, watch: &mut qio::channel::Watch<Arc<Socket>>| {
                 watch.channel().read(&mut [0]).expect("read");
-                done.set(done.get() + 1);
-                if done.get() == events {
-                    return ControlFlow::Break(());
-                }
-                left.write_all(b"x").expect("write");
-                ControlFlow::Continue(())
+                done += 1;
+                taken.notify_one();
+                if done == events { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             qio_adapters::tokio::watch(right, Interest::READ, called).await.expect("a watch");
+            writes.await.expect("the writer");
         },
     )
 }
 
+/// A stream that is waited for, and read until it has no more.
 pub(crate) fn stream(events: usize) -> Cost {
     let make = || {
         let (left, right) = unix();
         (left, tokio::net::UnixStream::from_std(right).expect("a stream"))
     };
-    timed(make, |(mut left, right)| async move {
+    timed(make, |(left, right)| async move {
+        let taken = Rc::new(Notify::new());
+        let writes = spawn_local(write_each(left, events, Rc::clone(&taken)));
+        for _ in 0..events {
+            while right.try_read(&mut [0]).is_err() {
+                right.readable().await.expect("a wait");
+            }
+            taken.notify_one();
+        }
+        writes.await.expect("the writer");
+    })
+}
+
+/// Writes a byte whenever the last one was taken, and the reader has had its turn.
+async fn write_each(mut left: UnixStream, events: usize, taken: Rc<Notify>) {
+    for _ in 0..events {
+        yield_task().await;
+        left.write_all(b"x").expect("write");
+        taken.notified().await;
+    }
+}
+
+pub(crate) fn glib(events: usize) -> Cost {
+    let (left, right) = unix();
+    let called = |_, watch: &mut qio::channel::Watch<Arc<Socket>>| {
+        watch.channel().read(&mut [0]).expect("read");
+        ControlFlow::Continue(())
+    };
+    let right = socket(right);
+    let source = qio_adapters::glib::watch(right, Interest::READ, Priority::DEFAULT, called);
+    source.attach(None);
+    let cost = iterate(left, events);
+    source.destroy();
+    cost
+}
+
+pub(crate) fn bare_glib(events: usize) -> Cost {
+    let (left, right) = unix();
+    let fd = right.as_raw_fd();
+    let source = glib_unix::unix_fd_add_local(fd, IOCondition::IN, move |_, _| {
+        (&right).read_exact(&mut [0]).expect("read");
+        glib::ControlFlow::Continue
+    });
+    let cost = iterate(left, events);
+    source.remove();
+    cost
+}
+
+fn iterate(mut left: UnixStream, events: usize) -> Cost {
+    let context = MainContext::default();
+    Cost::of(|| {
         for _ in 0..events {
             left.write_all(b"x").expect("write");
-            loop {
-                right.readable().await.expect("a wait");
-                if right.try_read(&mut [0]).is_ok() {
-                    break;
-                }
-            }
+            context.iteration(true);
         }
     })
 }

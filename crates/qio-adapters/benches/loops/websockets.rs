@@ -7,18 +7,17 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use qio::layer::ws;
 use qio_adapters::tokio::AsyncChannel;
 use qio_testkit::finished;
-use qio_testkit::pairs::tcp_sockets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::spawn_local;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
-use crate::rows::{streams, timed};
+use crate::rows::{sockets, streams, timed};
 use crate::transfer::Cost;
 
 pub(crate) fn qio(bytes: usize, size: usize) -> Cost {
     let make = || {
-        let (left, right) = tcp_sockets();
+        let (left, right) = sockets();
         let server = ws::server(right, ws::ServerOptions::default(), None);
         let server = thread::spawn(move || finished(server).into_layer(ws::NAME));
         let client = ws::client(left, ws::ClientOptions::new("localhost"), None);

@@ -151,7 +151,7 @@ impl<C: Channel> Waiting<C> {
                 self.turn()?;
             }
             while self.parked {
-                if !self.watch.is_due(Instant::now())
+                if !self.watch.is_due()
                     && self.registrations.poll(self.watch.set_mut(), cx)?.is_pending()
                 {
                     return Poll::Pending;

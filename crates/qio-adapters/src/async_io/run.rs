@@ -12,6 +12,7 @@ use qio::watch::Steps;
 use qio::{Channel, Interest, Readiness};
 
 use super::reactor::Registrations;
+use crate::callbacks::{Watches, call_back};
 use crate::stepper::Stepper;
 
 /// Works `steps` off: connecting, accepting, a handshake, a relay, a coroutine.
@@ -43,16 +44,19 @@ pub fn run<S: Steps>(steps: S) -> Run<S> {
 pub async fn watch<C: Channel>(
     channel: C,
     interest: Interest,
-    mut callback: impl FnMut(Readiness, &mut Watch<C>) -> ControlFlow<()>,
+    callback: impl FnMut(Readiness, &mut Watch<C>) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let mut watch = Watch::new(channel, interest);
-    loop {
-        let ready = run(&mut watch).await??;
-        if callback(ready, &mut watch).is_break() {
-            return Ok(());
-        }
-        // What is always ready is not all there is.
-        crate::yields::yield_once().await;
+    call_back(run(Watch::new(channel, interest)), callback).await
+}
+
+impl<C: Channel> Watches<C> for Run<Watch<C>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Readiness>> {
+        // The registrations stay: with every wait the reactor looks at what is there.
+        self.poll_steps(cx)?
+    }
+
+    fn watch(&mut self) -> &mut Watch<C> {
+        self.stepper.steps_mut()
     }
 }
 
@@ -71,15 +75,22 @@ impl<S: Steps> Future for Run<S> {
     type Output = io::Result<S::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { stepper, registrations } = &mut *self;
+        let polled = self.poll_steps(cx);
+        if polled.is_ready() {
+            self.registrations.clear();
+        }
+        polled
+    }
+}
+
+impl<S: Steps> Run<S> {
+    fn poll_steps(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<S::Output>> {
+        let Self { stepper, registrations } = self;
         for _ in 0..ROUNDS {
-            if !stepper.is_due(Instant::now())
-                && registrations.poll(stepper.set_mut(), cx)?.is_pending()
-            {
+            if !stepper.is_due() && registrations.poll(stepper.set_mut(), cx)?.is_pending() {
                 return Poll::Pending;
             }
             if let Poll::Ready(output) = stepper.turn(Instant::now()) {
-                registrations.clear();
                 return Poll::Ready(Ok(output));
             }
             registrations.sync(stepper.set())?;

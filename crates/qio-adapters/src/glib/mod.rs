@@ -144,14 +144,13 @@ fn once<S: Steps>(
 impl<S: Steps, F: FnMut(S::Output, &mut S) -> ControlFlow<()>> Dispatch for Inside<S, F> {
     fn prepare(&mut self, polls: &mut Polls<'_>) -> bool {
         self.stepper.ask_again();
-        let now = Instant::now();
-        if self.stepper.is_due(now) {
+        if self.stepper.is_due() {
             return true;
         }
         let set = self.stepper.set();
         polls.set_fds(set.legs().iter().map(|leg| (leg.fd(), condition(leg.on()))));
         polls.set_ready_time(set.deadline().map(|deadline| {
-            let left = deadline.saturating_duration_since(now).as_micros();
+            let left = deadline.saturating_duration_since(Instant::now()).as_micros();
             // Rounded up: a turn before its time would be made in vain.
             glib::monotonic_time()
                 .saturating_add(i64::try_from(left).unwrap_or(i64::MAX))

@@ -429,11 +429,13 @@ impl<C: Channel> AsyncRead for ReadHalf<C> {
             put_back.consume(n);
             return Poll::Ready(Ok(()));
         }
-        if let Some(result) = ready!(hub.poll_read_storage(cx, buf)) {
+        if hub.storage.is_some()
+            && let Some(result) = ready!(hub.poll_read_storage(cx, buf))
+        {
             return Poll::Ready(result);
         }
         let room = buf.initialize_unfilled();
-        let n = ready!(hub.poll(side, (Call::Transfer, Interest::READ), cx, |channel| {
+        let n = ready!(hub.poll_bytes(side, room.len(), cx, |channel| {
             channel.read_with(&mut [IoSliceMut::new(room)], ReadFlags::NONBLOCK, None)
         }))?;
         buf.advance(n);
@@ -565,13 +567,16 @@ impl<C: Channel> WriteHalf<C> {
             let refused = hub.channel.write_with(&[], flags, fds);
             return Poll::Ready(refused.and(Err(ErrorKind::Unsupported.into())));
         }
-        if let Some(result) = ready!(hub.poll_write_storage(cx, bufs)) {
+        if hub.storage.is_some()
+            && let Some(result) = ready!(hub.poll_write_storage(cx, bufs))
+        {
             return Poll::Ready(result);
         }
+        // What is to be refused is refused at once.
+        let is_plain = flags.is_empty() && fds.is_empty();
+        let asked = if is_plain { bufs.iter().map(|buf| buf.len()).sum() } else { 0 };
         let flags = flags | WriteFlags::NONBLOCK;
-        hub.poll(side, (Call::Transfer, Interest::WRITE), cx, |channel| {
-            channel.write_with(bufs, flags, fds)
-        })
+        hub.poll_bytes(side, asked, cx, |channel| channel.write_with(bufs, flags, fds))
     }
 }
 

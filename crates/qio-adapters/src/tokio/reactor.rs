@@ -18,6 +18,8 @@ pub(super) const INLINE: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Reactor {
     registrations: SmallVec<[Arc<Registration>; INLINE]>,
+    /// Whether to register for both directions at once, if that is known.
+    pub(super) is_duplex: Option<bool>,
 }
 
 impl Reactor {
@@ -57,7 +59,10 @@ impl Reactor {
         self.registrations.retain(|known| !Arc::ptr_eq(known.fd(), fd));
     }
 
-    fn add(&mut self, fd: &SharedFd, interest: Interest) -> io::Result<()> {
+    fn add(&mut self, fd: &SharedFd, mut interest: Interest) -> io::Result<()> {
+        if self.is_duplex == Some(true) {
+            interest = Interest::all();
+        }
         self.registrations.push(Arc::new(Registration::new(fd, interest)?));
         Ok(())
     }
@@ -66,7 +71,8 @@ impl Reactor {
 /// One descriptor in the reactor, for the directions that somebody waits for.
 ///
 /// Not for both directions at all times: a Unix socket becomes writable whenever its peer reads,
-/// and the reactor would wake for every message sent.
+/// and the reactor would wake for every message sent. TCP says so to who lacked room, and to no
+/// others.
 #[derive(Debug)]
 pub(super) struct Registration {
     fd: SharedFd,
@@ -95,6 +101,26 @@ impl Registration {
 
     pub(super) fn interest(&self) -> Interest {
         self.interest
+    }
+
+    /// Whether the reactor knows when it is ready: epoll(7) took it.
+    pub(super) fn is_polled(&self) -> bool {
+        self.io.is_some()
+    }
+
+    /// Whether something has been reported for `direction` and not been cleared.
+    pub(super) fn is_ready(&self, direction: Direction) -> bool {
+        let interest = match direction {
+            Direction::Read => TokioInterest::READABLE,
+            Direction::Write => TokioInterest::WRITABLE,
+        };
+        self.io.as_ref().is_none_or(|io| io.try_io(interest, |_| Ok(())).is_ok())
+    }
+
+    /// Whether urgent data has arrived, ever: a read ends before its mark although there is more.
+    pub(super) fn is_urgent(&self) -> bool {
+        let urgent = |io: &AsyncFd<_>| io.try_io(TokioInterest::PRIORITY, |_| Ok(()));
+        self.io.as_ref().is_some_and(|io| urgent(io).is_ok())
     }
 
     /// What has been reported for `direction` and not been cleared; stores the waker otherwise.
@@ -164,12 +190,13 @@ fn polled_for(leg: &Leg) -> Interest {
 }
 
 fn register(fd: SharedFd, interest: Interest) -> io::Result<AsyncFd<SharedFd>> {
+    let readable = TokioInterest::READABLE | TokioInterest::PRIORITY;
     let interest = if interest == Interest::READ {
-        TokioInterest::READABLE
+        readable
     } else if interest == Interest::WRITE {
         TokioInterest::WRITABLE
     } else {
-        TokioInterest::READABLE | TokioInterest::WRITABLE
+        readable | TokioInterest::WRITABLE
     };
     // SAFETY: The number must stay open and keep naming the same open file as long as the `AsyncFd`
     // lives. The `AsyncFd` owns a share of the `OwnedFd`: the number is closed when the last share

@@ -197,6 +197,10 @@ impl<S: Steps> Runner<S> {
         }
     }
 
+    pub(super) fn steps_mut(&mut self) -> &mut S {
+        &mut self.steps
+    }
+
     /// Has steps that may be stepped again after their output begin anew with the next poll.
     pub(super) fn rearm(&mut self) {
         // What was reported before the last step and not cleared is reported again, and harmless.

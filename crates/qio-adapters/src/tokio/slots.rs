@@ -110,7 +110,8 @@ impl Slot {
             return;
         }
         waiting.fired = true;
-        let waker = waiting.waker.take();
+        // Left there: who waits on a registration alone goes on without a look here.
+        let waker = waiting.waker.clone();
         drop(waiting);
         if let Some(waker) = waker {
             waker.wake();

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::task::{Context, Poll};
 
 use qio::channel::Watch;
 use qio::{Channel, Interest, Readiness};
 
-use super::run;
+use super::run::Runner;
+use crate::callbacks::{Watches, call_back};
 
 /// Calls `callback` whenever one of the wanted conditions of `channel` holds, a hang-up or an
 /// error, for as long as it gives `Continue`.
@@ -25,16 +27,23 @@ use super::run;
 pub async fn watch<C: Channel>(
     channel: C,
     interest: Interest,
-    mut callback: impl FnMut(Readiness, &mut Watch<C>) -> ControlFlow<()>,
+    callback: impl FnMut(Readiness, &mut Watch<C>) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let mut watch = Watch::new(channel, interest);
-    loop {
-        // Each run registers anew, and then the reactor tells what holds already.
-        let ready = run(&mut watch).await??;
-        if callback(ready, &mut watch).is_break() {
-            return Ok(());
-        }
-        // What is always ready is not all there is.
-        crate::yields::yield_once().await;
+    call_back(Runner::new(Watch::new(channel, interest)), callback).await
+}
+
+impl<C: Channel> Watches<C> for Runner<Watch<C>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Readiness>> {
+        let polled = self.poll(cx, None);
+        let Poll::Ready(ready) = polled? else { return Poll::Pending };
+        // What the callback leaves was reported, and will not be reported again: the next wait
+        // looks first.
+        self.rearm();
+        // Without a deadline there is no other end.
+        ready.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn watch(&mut self) -> &mut Watch<C> {
+        self.steps_mut()
     }
 }

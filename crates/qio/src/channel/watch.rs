@@ -60,9 +60,9 @@ pub struct Watch<C: Channel> {
     fired: Readiness,
     /// A step is made because something has happened, not because it is the first.
     woken: bool,
-    /// The last step drove the channel: what is waited for may be another thing than what fired,
-    /// and be there already.
-    driven: bool,
+    /// Nothing was tried before the last step, or it drove the channel: what is waited for may be
+    /// there already, and have been reported.
+    untried: bool,
     /// The hang-up that alone was watched for was told.
     rests: bool,
 }
@@ -72,7 +72,7 @@ impl<C: Channel> Watch<C> {
     pub fn new(channel: C, interest: Interest) -> Self {
         channel.base().begin_watch(interest);
         let fired = Readiness::empty();
-        Self { channel, interest, fired, woken: false, driven: false, rests: false }
+        Self { channel, interest, fired, woken: false, untried: true, rests: false }
     }
 
     /// The channel that is watched.
@@ -183,8 +183,11 @@ impl<C: Channel> Steps for Watch<C> {
             self.fired = Readiness::empty();
             return Poll::Pending;
         }
-        self.driven = std::mem::replace(&mut self.woken, true) && self.fired.is_empty();
-        if self.driven {
+        let was_woken = std::mem::replace(&mut self.woken, true);
+        let drives = was_woken && self.fired.is_empty();
+        // A callback may have left something.
+        self.untried = drives || !was_woken;
+        if drives {
             self.channel.drive(now)?;
         }
         let fired = std::mem::replace(&mut self.fired, Readiness::empty());
@@ -204,7 +207,7 @@ impl<C: Channel> Steps for Watch<C> {
             return;
         }
         self.fired = self.ask(set);
-        if self.driven {
+        if self.untried {
             set.mark_untried();
         }
         if !self.fired.is_empty() {

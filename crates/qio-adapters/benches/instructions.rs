@@ -1,0 +1,181 @@
+//! User-space instructions of an event in loops, each beside what the loop has without qio.
+//!
+//! `cargo bench -p qio-adapters --all-features --bench instructions` needs valgrind and gungraun's
+//! runner, as the bench of the same name in `qio` does. An event is a byte that the peer writes, one
+//! turn of the loop, and a callback that reads it. The exit status is 1 when a bound is broken.
+
+#[expect(dead_code, reason = "other bounds than these")]
+#[path = "../../qio/benches/counted/mod.rs"]
+mod counted;
+
+use std::process::ExitCode;
+
+use counted::{Bound, Row};
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "calloop: watch / Generic",
+        function: "calloop_watch",
+        control: "calloop_generic",
+        rounds: cases::EVENTS,
+        bound: Bound::Times(1.2),
+    },
+    Row {
+        name: "GLib: watch / source of a descriptor",
+        function: "glib_watch",
+        control: "glib_source",
+        rounds: cases::EVENTS,
+        bound: Bound::Times(1.2),
+    },
+];
+
+fn main() -> ExitCode {
+    counted::main(ROWS, cases::run)
+}
+
+mod cases {
+    //! What is counted: everything inside a function marked as a benchmark.
+
+    use std::io::{Read, Write};
+    use std::ops::ControlFlow;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use calloop::generic::{Generic, NoIoDrop};
+    use calloop::{EventLoop, PostAction};
+    use glib::{IOCondition, MainContext, Priority};
+    use gungraun::{library_benchmark, library_benchmark_group};
+    use qio::channel::Watch;
+    use qio::transport::Socket;
+    use qio::{Channel, ChannelExt, Interest, Mode};
+
+    pub(super) const EVENTS: u64 = 1000;
+
+    type Turns = (UnixStream, EventLoop<'static, ()>);
+    type Context = (UnixStream, MainContext);
+
+    fn unix() -> (UnixStream, UnixStream) {
+        let (left, right) = UnixStream::pair().expect("a pair");
+        right.set_nonblocking(true).expect("a mode");
+        (left, right)
+    }
+
+    fn socket(stream: UnixStream) -> Arc<Socket> {
+        let socket = Socket::from_fd(OwnedFd::from(stream)).map_err(|(error, _)| error);
+        let socket = socket.expect("a socket");
+        socket.set_mode(Mode::NonBlocking).expect("a mode");
+        Arc::new(socket)
+    }
+
+    /// Made, and turned once: what is set up with the first event is set up.
+    fn turned((mut left, mut turns): Turns) -> Turns {
+        left.write_all(b"x").expect("write");
+        turns.dispatch(None, &mut ()).expect("dispatch");
+        (left, turns)
+    }
+
+    fn watch_in_calloop() -> Turns {
+        let (left, right) = unix();
+        let turns = EventLoop::try_new().expect("a loop");
+        let source = qio_adapters::calloop::watch(socket(right), Interest::READ);
+        let called = |_, watch: &mut Watch<Arc<Socket>>, (): &mut ()| {
+            watch.channel().read(&mut [0]).expect("read");
+            PostAction::Continue
+        };
+        turns.handle().insert_source(source, called).expect("a source");
+        turned((left, turns))
+    }
+
+    fn generic_in_calloop() -> Turns {
+        let (left, right) = unix();
+        let turns = EventLoop::try_new().expect("a loop");
+        let source = Generic::new(right, calloop::Interest::READ, calloop::Mode::Level);
+        let called = |_, right: &mut NoIoDrop<UnixStream>, (): &mut ()| {
+            (&**right).read_exact(&mut [0])?;
+            Ok(PostAction::Continue)
+        };
+        turns.handle().insert_source(source, called).expect("a source");
+        turned((left, turns))
+    }
+
+    fn iterated((mut left, context): Context) -> Context {
+        left.write_all(b"x").expect("write");
+        context.iteration(true);
+        (left, context)
+    }
+
+    fn watch_in_glib() -> Context {
+        let (left, right) = unix();
+        let called = |_, watch: &mut Watch<Arc<Socket>>| {
+            watch.channel().read(&mut [0]).expect("read");
+            ControlFlow::Continue(())
+        };
+        let right = socket(right);
+        let source = qio_adapters::glib::watch(right, Interest::READ, Priority::DEFAULT, called);
+        source.attach(None);
+        iterated((left, MainContext::default()))
+    }
+
+    fn source_in_glib() -> Context {
+        let (left, right) = unix();
+        let fd = right.as_raw_fd();
+        glib_unix::unix_fd_add_local(fd, IOCondition::IN, move |_, _| {
+            (&right).read_exact(&mut [0]).expect("read");
+            glib::ControlFlow::Continue
+        });
+        iterated((left, MainContext::default()))
+    }
+
+    fn dispatch((mut left, mut turns): Turns) -> Turns {
+        for _ in 0..EVENTS {
+            left.write_all(b"x").expect("write");
+            turns.dispatch(None, &mut ()).expect("dispatch");
+        }
+        (left, turns)
+    }
+
+    fn iterate((mut left, context): Context) -> Context {
+        for _ in 0..EVENTS {
+            left.write_all(b"x").expect("write");
+            context.iteration(true);
+        }
+        (left, context)
+    }
+
+    #[library_benchmark(setup = watch_in_calloop)]
+    #[bench::events()]
+    fn calloop_watch(turns: Turns) -> Turns {
+        dispatch(turns)
+    }
+
+    #[library_benchmark(setup = generic_in_calloop)]
+    #[bench::events()]
+    fn calloop_generic(turns: Turns) -> Turns {
+        dispatch(turns)
+    }
+
+    #[library_benchmark(setup = watch_in_glib)]
+    #[bench::events()]
+    fn glib_watch(context: Context) -> Context {
+        iterate(context)
+    }
+
+    #[library_benchmark(setup = source_in_glib)]
+    #[bench::events()]
+    fn glib_source(context: Context) -> Context {
+        iterate(context)
+    }
+
+    library_benchmark_group!(
+        name = events;
+        benchmarks = calloop_watch, calloop_generic, glib_watch, glib_source
+    );
+
+    gungraun::main!(library_benchmark_groups = events);
+
+    /// Runs the benchmarks, or, started by the runner, the one that it asked for.
+    pub(super) fn run() {
+        main();
+    }
+}
