@@ -5,9 +5,13 @@
 //! [`run`] makes one of anything that is done in [`Steps`] (a connect, an accept, a handshake, a
 //! relay, a coroutine), which gives its output once and is removed.
 //!
-//! Both poll by levels: what a callback leaves is reported again. A layer that holds bytes is asked
-//! before every sleep. Descriptors that epoll(7) refuses (regular files, `/dev/null`) are always
-//! ready, as poll(2) has it; one that is in the loop already is watched through a duplicate.
+//! Both poll by levels: what a callback leaves is reported again, also where a layer holds it.
+//! Descriptors that epoll(7) refuses (regular files, `/dev/null`) are always ready, as poll(2) has
+//! it; one that is in the loop already is watched through a duplicate.
+//!
+//! A source does not ask to be called before the loop sleeps: calloop 0.14 calls one that does once
+//! more in each turn for every time that it was registered anew, and remembers each of them. What is
+//! due at once is a timer instead.
 //!
 //! A source belongs to the loop it was inserted into, and is removed by its
 //! [`RegistrationToken`](calloop::RegistrationToken) there; after that, and after the channel was
@@ -65,7 +69,7 @@ use qio::watch::{Leg, SharedFd, Steps};
 use qio::{Channel, Interest, Readiness};
 use smallvec::SmallVec;
 
-use crate::stepper::Stepper;
+use crate::stepper::{Repeats, Stepper};
 
 /// A source that reports when one of the wanted conditions of `channel` holds, a hang-up or an
 /// error. The channel should be in [`Mode::NonBlocking`](qio::Mode::NonBlocking).
@@ -75,27 +79,26 @@ use crate::stepper::Stepper;
 #[doc(alias = "qio_channel_add_watch_full")]
 #[doc(alias = "qio_channel_set_aio_fd_handler")]
 pub fn watch<C: Channel>(channel: C, interest: Interest) -> Source<Watch<C>> {
-    Source::new(Watch::new(channel, interest), true)
+    Source::new(Watch::new(channel, interest), Some(Repeats::WATCH))
 }
 
 /// A source that works `steps` off and gives their output, once.
 ///
 /// Removing the source drops the steps, which cancels what they are doing.
 pub fn run<S: Steps>(steps: S) -> Source<S> {
-    Source::new(steps, false)
+    Source::new(steps, None)
 }
 
 /// An event source of calloop over steps: made by [`watch`] and [`run`].
 ///
 /// What the callback gives says how a watch goes on; after the output of other steps the source is
 /// removed whatever it says.
-pub struct Source<S> {
+pub struct Source<S: Steps> {
     stepper: Stepper<S>,
-    /// Whether there is more to come after an output.
-    repeats: bool,
-    /// What has to happen although no descriptor fires.
-    token: Option<Token>,
+    /// Where there is more to come after an output.
+    repeats: Option<Repeats<S>>,
     legs: SmallVec<[Registered; 2]>,
+    /// When a turn is due although no descriptor fires.
     timer: Option<Timer>,
 }
 
@@ -108,10 +111,13 @@ struct Registered {
     source: Option<Generic<SharedFd>>,
 }
 
+/// How many turns are made in one go before others get theirs.
+const TURNS: u32 = 4;
+
 impl<S: Steps> Source<S> {
-    fn new(steps: S, repeats: bool) -> Self {
+    fn new(steps: S, repeats: Option<Repeats<S>>) -> Self {
         let legs = SmallVec::new();
-        Self { stepper: Stepper::new(steps), repeats, token: None, legs, timer: None }
+        Self { stepper: Stepper::new(steps), repeats, legs, timer: None }
     }
 
     /// What is worked off: the [`Watch`] with its channel.
@@ -119,11 +125,16 @@ impl<S: Steps> Source<S> {
         self.stepper.steps()
     }
 
-    /// Whether the loop polls what is waited for.
+    /// Whether the loop polls what is waited for, and comes back in time.
     fn is_registered(&self) -> bool {
-        let legs = self.stepper.set().legs();
         let timer = self.timer.as_ref().and_then(Timer::current_deadline);
-        timer == self.stepper.set().deadline()
+        let is_due = !self.stepper.waits() || self.has_always_ready();
+        let is_timed = match timer {
+            Some(deadline) => is_due || Some(deadline) == self.stepper.set().deadline(),
+            None => !is_due && self.stepper.set().deadline().is_none(),
+        };
+        let legs = self.stepper.set().legs();
+        is_timed
             && self.legs.len() == legs.len()
             && self.legs.iter().zip(legs).all(|(known, leg)| known.is_for(leg))
     }
@@ -132,7 +143,8 @@ impl<S: Steps> Source<S> {
         self.legs.iter().any(|leg| leg.source.is_none() && !leg.on.is_empty())
     }
 
-    /// Marks the leg whose registration `token` is of.
+    /// Marks the leg whose registration `token` is of, or what the timer stands for.
+    #[inline]
     fn mark(&mut self, fired: Fired, token: Token) -> io::Result<()> {
         let mut closes = false;
         for (index, leg) in self.legs.iter_mut().enumerate() {
@@ -150,24 +162,35 @@ impl<S: Steps> Source<S> {
         if closes {
             self.stepper.set_mut().poll(Some(Instant::now()))?;
         }
-        if let Some(timer) = &mut self.timer {
-            // The time is looked at in every turn.
-            timer.process_events(fired, token, |_, ()| TimeoutAction::Drop)?;
+        if self.timer.is_some() {
+            self.mark_time(fired, token)?;
         }
         Ok(())
     }
 
-    fn mark_always_ready(&mut self) {
-        for (index, leg) in self.legs.iter().enumerate() {
-            if leg.source.is_none() {
-                self.stepper.set_mut().mark(index, leg.on.into());
+    #[inline(never)]
+    fn mark_time(&mut self, fired: Fired, token: Token) -> io::Result<()> {
+        let Some(timer) = &mut self.timer else { return Ok(()) };
+        let mut is_time = false;
+        timer.process_events(fired, token, |_, ()| {
+            is_time = true;
+            TimeoutAction::Drop
+        })?;
+        if is_time {
+            self.timer = None;
+            for (index, leg) in self.legs.iter().enumerate() {
+                if leg.source.is_none() {
+                    self.stepper.set_mut().mark(index, leg.on.into());
+                }
             }
         }
+        Ok(())
     }
 
     /// Has the loop poll what is waited for now.
     fn sync(&mut self, poll: &mut Poll, tokens: &mut TokenFactory) -> calloop::Result<()> {
-        self.token = Some(tokens.token());
+        // Somebody else may have it registered anew, after a change.
+        self.stepper.refill();
         let wanted = self.stepper.set().legs();
         // A descriptor can be registered once: what goes has to be gone before what comes.
         self.legs.retain(|known| {
@@ -195,11 +218,16 @@ impl<S: Steps> Source<S> {
         if let Some(mut timer) = self.timer.take() {
             timer.unregister(poll)?;
         }
-        if let Some(deadline) = self.stepper.set().deadline() {
-            let mut timer = Timer::from_deadline(deadline);
+        let is_due = !self.stepper.waits() || self.has_always_ready();
+        let timer = match self.stepper.set().deadline() {
+            _ if is_due => Some(Timer::immediate()),
+            deadline => deadline.map(Timer::from_deadline),
+        };
+        if let Some(mut timer) = timer {
             timer.register(poll, tokens)?;
             self.timer = Some(timer);
         }
+        self.stepper.note_told();
         Ok(())
     }
 }
@@ -238,8 +266,6 @@ impl<S: Steps> EventSource for Source<S> {
     type Ret = PostAction;
     type Error = io::Error;
 
-    const NEEDS_EXTRA_LIFECYCLE_EVENTS: bool = true;
-
     fn process_events<F>(
         &mut self,
         fired: Fired,
@@ -249,21 +275,30 @@ impl<S: Steps> EventSource for Source<S> {
     where
         F: FnMut(S::Output, &mut S) -> PostAction,
     {
-        if Some(token) == self.token {
-            self.mark_always_ready();
-        } else {
-            self.mark(fired, token)?;
-        }
-        let now = Instant::now();
-        if let StepPoll::Ready(output) = self.stepper.turn(now) {
-            let action = callback(output, self.stepper.steps_mut());
-            if !self.repeats || matches!(action, PostAction::Remove | PostAction::Disable) {
-                return Ok(if self.repeats { action } else { PostAction::Remove });
+        self.mark(fired, token)?;
+        for _ in 0..TURNS {
+            let output = match &self.repeats {
+                Some(repeats) => self.stepper.turn_of(repeats),
+                None => self.stepper.turn(Instant::now()),
+            };
+            if let StepPoll::Ready(output) = output {
+                let action = callback(output, self.stepper.steps_mut());
+                let Some(repeats) = &self.repeats else { return Ok(PostAction::Remove) };
+                if matches!(action, PostAction::Remove | PostAction::Disable) {
+                    return Ok(action);
+                }
+                self.stepper.rearm(repeats);
             }
-            // What is there already is told when the others have had their turn.
-            self.stepper.rearm(now);
+            // The rest is told when the others have had their turn.
+            if !self.stepper.is_due() {
+                break;
+            }
         }
-        Ok(if self.is_registered() { PostAction::Continue } else { PostAction::Reregister })
+        let is_told = !self.stepper.has_changed() && self.timer.is_none();
+        Ok(match is_told || self.is_registered() {
+            true => PostAction::Continue,
+            false => PostAction::Reregister,
+        })
     }
 
     fn register(&mut self, poll: &mut Poll, tokens: &mut TokenFactory) -> calloop::Result<()> {
@@ -275,27 +310,20 @@ impl<S: Steps> EventSource for Source<S> {
     }
 
     fn unregister(&mut self, poll: &mut Poll) -> calloop::Result<()> {
-        self.token = None;
         for leg in &mut self.legs {
             if let Some(source) = &mut leg.source {
                 source.unregister(poll)?;
             }
         }
         self.legs.clear();
-        match &mut self.timer {
-            Some(timer) => timer.unregister(poll),
+        match self.timer.take() {
+            Some(mut timer) => timer.unregister(poll),
             None => Ok(()),
         }
     }
-
-    fn before_sleep(&mut self) -> calloop::Result<Option<(Fired, Token)>> {
-        self.stepper.ask_again();
-        let due = self.stepper.is_due() || self.has_always_ready() || !self.is_registered();
-        Ok(self.token.filter(|_| due).map(|token| (Fired::EMPTY, token)))
-    }
 }
 
-impl<S: fmt::Debug> fmt::Debug for Source<S> {
+impl<S: Steps + fmt::Debug> fmt::Debug for Source<S> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Source").field("stepper", &self.stepper).finish_non_exhaustive()
     }

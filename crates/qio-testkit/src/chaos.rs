@@ -116,6 +116,11 @@ impl<C: Channel> Chaos<C> {
         Self { inner, plan, reads, writes, watches, calls }
     }
 
+    /// How often it was asked what to wait for.
+    pub fn watch_count(&self) -> u64 {
+        self.watches.load(Ordering::Relaxed)
+    }
+
     /// How many reads and writes were attempted.
     pub fn attempts(&self) -> u64 {
         self.reads() + self.writes.count.load(Ordering::Relaxed)
@@ -216,6 +221,11 @@ impl<C: Channel> Channel for Chaos<C> {
             refused &= interest.into();
         }
         if refused.is_empty() { self.inner.watch(interest, set) } else { refused }
+    }
+
+    // There may always be a difficulty again.
+    fn watch_stands(&self, _: Interest, _: &PollSet) -> bool {
+        false
     }
 
     fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {

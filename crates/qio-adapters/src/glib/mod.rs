@@ -61,7 +61,7 @@ use qio::watch::Steps;
 use qio::{Channel, ChannelExt, Interest, Readiness};
 
 use self::native::{Dispatch, Polls};
-use crate::stepper::Stepper;
+use crate::stepper::{Repeats, Stepper};
 
 /// A source that calls `callback` when one of the wanted conditions of `channel` holds, a hang-up
 /// or an error, for as long as the callback gives `Continue`.
@@ -77,13 +77,14 @@ pub fn watch<C: Channel>(
     mut callback: impl FnMut(io::Result<Readiness>, &mut Watch<C>) -> ControlFlow<()> + Send + 'static,
 ) -> Source {
     let name = channel.name();
-    let watch = Stepper::new(Watch::new(channel, interest));
-    let repeats = move |ready: io::Result<Readiness>, watch: &mut Watch<C>| {
+    let stepper = Stepper::new(Watch::new(channel, interest));
+    let told = move |ready: io::Result<Readiness>, watch: &mut Watch<C>| {
         let failed = ready.is_err();
         let next = callback(ready, watch);
         if failed { ControlFlow::Break(()) } else { next }
     };
-    native::new(Box::new(Inside { stepper: watch, callback: repeats }), &name, priority)
+    let inside = Inside { stepper, repeats: Some(Repeats::WATCH), callback: told };
+    native::new(Box::new(inside), &name, priority)
 }
 
 /// A source that works `steps` off and calls `done` with what they come to.
@@ -122,8 +123,10 @@ pub fn run_local<S: Steps + 'static>(
 }
 
 /// Steps and what is told of them.
-struct Inside<S, F> {
+struct Inside<S: Steps, F> {
     stepper: Stepper<S>,
+    /// Where there is more to come after an output.
+    repeats: Option<Repeats<S>>,
     callback: F,
 }
 
@@ -138,11 +141,14 @@ fn once<S: Steps>(
         }
         ControlFlow::Break(())
     };
-    Inside { stepper: Stepper::new(steps), callback }
+    Inside { stepper: Stepper::new(steps), repeats: None, callback }
 }
 
 impl<S: Steps, F: FnMut(S::Output, &mut S) -> ControlFlow<()>> Dispatch for Inside<S, F> {
     fn prepare(&mut self, polls: &mut Polls<'_>) -> bool {
+        if !self.stepper.has_changed() && self.stepper.waits_for_legs() {
+            return false;
+        }
         self.stepper.ask_again();
         if self.stepper.is_due() {
             return true;
@@ -156,6 +162,7 @@ impl<S: Steps, F: FnMut(S::Output, &mut S) -> ControlFlow<()>> Dispatch for Insi
                 .saturating_add(i64::try_from(left).unwrap_or(i64::MAX))
                 .saturating_add(1)
         }));
+        self.stepper.note_told();
         false
     }
 
@@ -171,10 +178,15 @@ impl<S: Steps, F: FnMut(S::Output, &mut S) -> ControlFlow<()>> Dispatch for Insi
     }
 
     fn dispatch(&mut self) -> ControlFlow<()> {
-        let now = Instant::now();
-        if let Poll::Ready(output) = self.stepper.turn(now) {
+        let output = match &self.repeats {
+            Some(repeats) => self.stepper.turn_of(repeats),
+            None => self.stepper.turn(Instant::now()),
+        };
+        if let Poll::Ready(output) = output {
             (self.callback)(output, self.stepper.steps_mut())?;
-            self.stepper.rearm(now);
+            if let Some(repeats) = &self.repeats {
+                self.stepper.rearm(repeats);
+            }
         }
         ControlFlow::Continue(())
     }
@@ -205,11 +217,15 @@ fn condition(on: Interest) -> IOCondition {
     condition | IOCondition::HUP | IOCondition::ERR
 }
 
+// GLib and readiness use the bits of poll(2), GLib for a descriptor that is not open, too, which is an
+// error like another to a leg.
 fn readiness(fired: IOCondition) -> Readiness {
-    let mut readiness = Readiness::empty();
-    readiness.set(Readiness::READ, fired.contains(IOCondition::IN));
-    readiness.set(Readiness::WRITE, fired.contains(IOCondition::OUT));
-    readiness.set(Readiness::HANGUP, fired.contains(IOCondition::HUP));
-    readiness.set(Readiness::ERROR, fired.intersects(IOCondition::ERR | IOCondition::NVAL));
-    readiness
+    Readiness::from_bits_retain(fired.bits() as u8)
 }
+
+const _: () = assert!(
+    Readiness::READ.bits() as u32 == IOCondition::IN.bits()
+        && Readiness::WRITE.bits() as u32 == IOCondition::OUT.bits()
+        && Readiness::HANGUP.bits() as u32 == IOCondition::HUP.bits()
+        && Readiness::ERROR.bits() as u32 == IOCondition::ERR.bits()
+);

@@ -119,6 +119,9 @@ impl Host for PollByHand {
             let mut all = PollSet::new();
             let mut known = Vec::new();
             self.steps.retain_mut(|steps| steps.step());
+            if done() {
+                break;
+            }
             let mut working = Vec::new();
             for steps in &mut self.steps {
                 let mut set = PollSet::new();

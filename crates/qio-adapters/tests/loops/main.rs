@@ -542,6 +542,43 @@ fn a_watch_is_added_to_calloop_from_another_thread() {
     });
 }
 
+/// calloop 0.14 remembers a source that asks to be called before the loop sleeps once more for each
+/// time it is registered anew, and calls it as often.
+#[test]
+fn a_source_of_calloop_costs_a_turn_the_same_however_often_it_was_registered() {
+    make_what_is_kept();
+    scope(LIMIT, |_| {
+        let mut events = calloop::EventLoop::<u32>::try_new().unwrap();
+        let (left, right) = Socket::pair().unwrap();
+        let counted = Arc::new(Chaos::new(right, Plan::new(1)));
+        let source = qio_adapters::calloop::watch(Arc::clone(&counted), Interest::READ);
+        let token = events
+            .handle()
+            .insert_source(source, |ready, watch, called| {
+                ready.unwrap();
+                watch.channel().read(&mut [0]).unwrap();
+                *called += 1;
+                calloop::PostAction::Continue
+            })
+            .unwrap();
+        let mut called = 0;
+        let mut asked_by_a_turn = |events: &mut calloop::EventLoop<'_, u32>| {
+            let before = counted.watch_count();
+            left.write_all(b"x").unwrap();
+            events.dispatch(Duration::from_secs(10), &mut called).unwrap();
+            events.dispatch(Duration::ZERO, &mut called).unwrap();
+            counted.watch_count() - before
+        };
+        asked_by_a_turn(&mut events);
+        let few = asked_by_a_turn(&mut events);
+        for _ in 0..100 {
+            events.handle().update(&token).unwrap();
+        }
+        assert_eq!(asked_by_a_turn(&mut events), few);
+        assert_eq!(called, 3);
+    });
+}
+
 #[test]
 fn a_source_of_glib_has_name_and_priority_and_goes_to_the_context_of_another_thread() {
     make_what_is_kept();

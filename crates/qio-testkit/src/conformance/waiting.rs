@@ -4,6 +4,7 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use qio::watch::{Leg, PollSet};
 use qio::{Channel, ChannelExt, Interest, Mode, ReadFlags, Readiness, WriteFlags};
 
 use super::Subject;
@@ -172,6 +173,46 @@ pub fn waiting_for_data_wakes_once(subject: &Subject) {
     // In chaos, one more for each would-block that is not true.
     let budget = if subject.is_chaotic() { 3 } else { 1 };
     assert!((1..=budget).contains(&waits), "{waits} waits for one byte");
+}
+
+/// A set that the channel says stands is what it would ask for now, at any time from before the first
+/// byte to after the close.
+pub fn a_set_that_stands_is_what_would_be_asked_for(subject: &Subject) {
+    let pair = subject.make().in_mode(Mode::NonBlocking);
+    let channel = &pair.right;
+    let interests = [Interest::READ, Interest::WRITE, Interest::all(), Interest::empty()];
+    let mut sets = Vec::new();
+    let mut look = || {
+        for (filled_for, set) in &sets {
+            for interest in interests.into_iter().filter(|i| channel.watch_stands(*i, set)) {
+                let mut now = PollSet::new();
+                let ready = channel.watch(interest, &mut now);
+                let case = format!("filled for {filled_for:?}, stands for {interest:?}");
+                assert!(ready.is_empty() && now.deadline().is_none(), "{case}: {ready:?}");
+                let legs = |set: &PollSet| {
+                    let leg = |leg: &Leg| (Arc::as_ptr(leg.fd()), leg.on(), leg.grants());
+                    set.legs().iter().map(leg).collect::<Vec<_>>()
+                };
+                assert_eq!(legs(set), legs(&now), "{case}");
+            }
+        }
+        for interest in interests {
+            let mut set = PollSet::new();
+            let _ = channel.watch(interest, &mut set);
+            sets.push((interest, set));
+        }
+    };
+    look();
+    // One byte fits everywhere.
+    pair.left.write_all(b"a").unwrap();
+    look();
+    let _ = read_soon(&**channel, &mut [0]);
+    look();
+    let _ = pair.left.finish();
+    look();
+    close(channel);
+    look();
+    look();
 }
 
 /// Data that a read left behind wakes the next wait with no further traffic, until it is gone.

@@ -35,8 +35,14 @@ macro_rules! forward_to_target {
                 (**self).try_write_owned(bufs, flags)
             }
 
+            #[inline]
             fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
                 (**self).watch(interest, set)
+            }
+
+            #[inline]
+            fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
+                (**self).watch_stands(interest, set)
             }
 
             fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {

@@ -212,6 +212,18 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 
+    /// Whether a set that [`watch`](Channel::watch) has filled for `interest` stands: asked now, it
+    /// would add the same to an empty one, and say that nothing holds. What fired in `set` does not
+    /// count.
+    ///
+    /// Spares an event loop that question after each callback. By default no, which is always
+    /// right.
+    #[inline]
+    fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
+        let _ = (interest, set);
+        false
+    }
+
     /// Adds what fires when more arrives than there is now, for somebody whose peek has shown
     /// `seen` bytes, too few. What is there does not count.
     ///

@@ -24,7 +24,8 @@ use crate::watch::{PollSet, Steps};
 /// A channel may have any number of watches, in any loops and threads, also beside who
 /// [waits](super::ChannelExt::wait); each event goes to all who watch for it.
 ///
-/// As [`Steps`] it comes to the readiness, and may be stepped again for the next one.
+/// As [`Steps`] it comes to the readiness, and may be stepped, or asked what it waits for, again for
+/// the next one.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -103,6 +104,25 @@ impl<C: Channel> Watch<C> {
         self.note(ready)
     }
 
+    /// Says what it means by itself that legs of `set` fired; if that is nothing, only
+    /// [`settle`](Watch::settle) can tell. For loops that make a callback of what fired and look
+    /// again after it.
+    #[inline]
+    pub fn fired(&mut self, set: &PollSet) -> Readiness {
+        let fired = self.fired_in(set);
+        if fired.is_empty() || self.is_over() {
+            return Readiness::empty();
+        }
+        self.note(fired)
+    }
+
+    /// Whether `set`, which a look has filled, stands as it is after a callback
+    /// ([`Channel::watch_stands`]); if not, [`look`](Watch::look) has to be asked again.
+    #[inline]
+    pub fn stands(&self, set: &PollSet) -> bool {
+        self.channel.watch_stands(self.interest, set)
+    }
+
     /// Says what it means that legs of `set` fired, or that its deadline has passed. If that is
     /// nothing, the channel has been driven, and `set` has what to wait for now.
     ///
@@ -110,12 +130,11 @@ impl<C: Channel> Watch<C> {
     ///
     /// What makes waiting pointless: of [`Channel::drive`].
     pub fn settle(&mut self, set: &mut PollSet) -> io::Result<Readiness> {
-        let fired = self.fired_in(set);
-        let is_over = self.is_over();
-        if !fired.is_empty() && !is_over {
-            return Ok(self.note(fired));
+        let fired = self.fired(set);
+        if !fired.is_empty() {
+            return Ok(fired);
         }
-        if !self.rests && !is_over {
+        if !self.rests && !self.is_over() {
             self.channel.drive(Instant::now())?;
         }
         set.clear();
@@ -123,15 +142,9 @@ impl<C: Channel> Watch<C> {
     }
 
     /// Whether the channel was closed from here: nothing is reported any more.
+    #[inline]
     pub fn is_over(&self) -> bool {
-        let mut channel = Some(self.channel.as_channel());
-        while let Some(station) = channel {
-            if station.base().is_closed() {
-                return true;
-            }
-            channel = station.inner();
-        }
-        false
+        self.channel.base().is_closed() || self.channel.inner().is_some_and(is_closed)
     }
 
     fn ask(&self, set: &mut PollSet) -> Readiness {
@@ -157,21 +170,38 @@ impl<C: Channel> Watch<C> {
         Readiness::empty()
     }
 
+    #[inline(always)]
     fn fired_in(&self, set: &PollSet) -> Readiness {
-        if !self.interest.is_empty() {
-            return set.granted();
-        }
-        let gone = Readiness::HANGUP | Readiness::ERROR;
-        set.legs().iter().fold(Readiness::empty(), |all, leg| match leg.fired() {
-            // The channel's own way to tell: it fires for nothing else.
-            fired if !leg.on().is_empty() && !fired.is_empty() => all | Readiness::HANGUP,
-            fired => all | (fired & gone),
-        })
+        if self.interest.is_empty() { hangup_in(set) } else { set.granted() }
     }
 
+    #[inline(always)]
     fn note(&mut self, ready: Readiness) -> Readiness {
         self.rests = self.interest.is_empty() && !ready.is_empty();
         ready
+    }
+}
+
+/// What fired means to a watch for the hang-up alone.
+fn hangup_in(set: &PollSet) -> Readiness {
+    let gone = Readiness::HANGUP | Readiness::ERROR;
+    set.legs().iter().fold(Readiness::empty(), |all, leg| match leg.fired() {
+        // The channel's own way to tell: it fires for nothing else.
+        fired if !leg.on().is_empty() && !fired.is_empty() => all | Readiness::HANGUP,
+        fired => all | (fired & gone),
+    })
+}
+
+/// Whether this channel, or one below it, was closed from here.
+fn is_closed(mut channel: &dyn Channel) -> bool {
+    loop {
+        if channel.base().is_closed() {
+            return true;
+        }
+        match channel.inner() {
+            Some(below) => channel = below,
+            None => return false,
+        }
     }
 }
 
@@ -203,19 +233,26 @@ impl<C: Channel> Steps for Watch<C> {
     }
 
     fn watch(&mut self, set: &mut PollSet) {
-        if self.rests || self.is_over() {
+        if self.rests {
             return;
         }
         self.fired = self.ask(set);
         if self.untried {
             set.mark_untried();
         }
-        if !self.fired.is_empty() {
-            set.wake_at(Instant::now());
+        if self.fired.is_empty() {
+            return;
         }
+        // What was closed reports that at once, which is told to nobody.
+        if self.is_over() {
+            self.fired = Readiness::empty();
+            return;
+        }
+        set.wake_at(Instant::now());
     }
 
     fn woken(&mut self, set: &PollSet) {
+        self.woken = true;
         self.fired |= self.fired_in(set);
     }
 }

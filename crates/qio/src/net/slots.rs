@@ -122,6 +122,10 @@ impl Channel for Held {
         self.channel.watch(interest, set)
     }
 
+    fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
+        self.channel.watch_stands(interest, set)
+    }
+
     fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {
         self.channel.watch_more(seen, set)
     }

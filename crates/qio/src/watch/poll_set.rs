@@ -159,6 +159,7 @@ impl PollSet {
     }
 
     /// Removes every leg and the deadline.
+    #[inline]
     pub fn clear(&mut self) {
         self.legs = Legs::None;
         self.deadline = None;
@@ -235,6 +236,23 @@ impl PollSet {
         result
     }
 
+    /// Forgets what fired, and waits for the same again.
+    #[inline]
+    pub fn forget_fired(&mut self) {
+        for leg in self.legs.as_mut_slice() {
+            leg.fired = Readiness::empty();
+        }
+    }
+
+    /// Whether there is nothing but one leg that means what it says, and says this.
+    #[inline]
+    pub(crate) fn is_one_leg_for(&self, interest: Interest) -> bool {
+        match &self.legs {
+            Legs::One(leg) => leg.on == interest && leg.grants == interest,
+            _ => false,
+        }
+    }
+
     /// The descriptors to poll.
     #[inline]
     pub fn legs(&self) -> &[Leg] {
@@ -256,6 +274,7 @@ impl PollSet {
     }
 
     /// Records that the leg at `index` fired. For event loops that poll by their own means.
+    #[inline]
     pub fn mark(&mut self, index: usize, fired: Readiness) {
         if let Some(leg) = self.legs.as_mut_slice().get_mut(index) {
             leg.fired |= fired;
@@ -345,6 +364,7 @@ impl Legs {
         }
     }
 
+    #[inline]
     fn as_mut_slice(&mut self) -> &mut [Leg] {
         match self {
             Self::None => &mut [],

@@ -352,6 +352,13 @@ impl Channel for Socket {
         Readiness::empty()
     }
 
+    #[inline]
+    fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
+        !self.slot.is_empty()
+            && self.special.load(Ordering::Acquire) & interest.bits() == 0
+            && set.is_one_leg_for(interest)
+    }
+
     fn drive(&self, now: Instant) -> Result<()> {
         if self.writer.is_due(now)
             && let Some(fd) = self.slot.try_borrow()
