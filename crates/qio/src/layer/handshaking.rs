@@ -30,6 +30,8 @@ pub struct Handshaking<C: Channel, H> {
     outbound: Vec<u8>,
     /// Why it fails, once the peer was told.
     failed: Option<io::Error>,
+    /// Why nothing can be sent any more.
+    broken: Option<io::Error>,
     deadline: Option<Instant>,
 }
 
@@ -52,6 +54,7 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
             inbound: Vec::new(),
             outbound: Vec::new(),
             failed: None,
+            broken: None,
             deadline,
         }
     }
@@ -89,6 +92,10 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
                     let count = handshake.poll_wire(&mut self.outbound);
                     self.outbound.truncate(count);
                 }
+                if self.broken.is_some() {
+                    self.outbound.clear();
+                    continue;
+                }
                 let bufs = [IoSlice::new(&self.outbound)];
                 match below.write_with(&bufs, WriteFlags::NONBLOCK, &[]) {
                     Ok(count) => drop(self.outbound.drain(..count)),
@@ -96,7 +103,8 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
                         blocked = Some(error);
                         break;
                     }
-                    Err(error) => return Err(error),
+                    // A peer that has gone may have said why before.
+                    Err(error) => self.broken = Some(error),
                 }
             }
             // The peer may read nothing before it has sent what it has to say.
@@ -108,7 +116,7 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
-            if handshake.is_done() {
+            if handshake.is_done() && self.broken.is_none() {
                 // A layer below may have taken it, and not have sent it.
                 below.flush()?;
                 return Ok(true);
@@ -119,6 +127,10 @@ impl<C: Channel, H: Handshake> Handshaking<C, H> {
             let bufs = &mut [IoSliceMut::new(&mut self.inbound[end..])];
             let result = below.read_with(bufs, ReadFlags::NONBLOCK, None);
             self.inbound.truncate(end + *result.as_ref().unwrap_or(&0));
+            let is_over = !matches!(result, Ok(1..)) || end >= handshake.limit_bytes();
+            if let Some(error) = self.broken.take_if(|_| is_over) {
+                return Err(error);
+            }
             if result? == 0 {
                 let error = handshake.handle_end();
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, error));
