@@ -11,12 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qio::channel::Watch;
-use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
+use qio::layer::tls;
 use qio::transport::Socket;
 use qio::{Channel, ChannelExt, Interest, Mode, ReadFlags, Readiness};
 use qio_adapters::coroutine::{Coroutine, yield_until};
 use qio_testkit::digest::{Noise, Sum};
-use qio_testkit::{finished, scope, soon};
+use qio_testkit::scope;
+use qio_testkit::tls::Local;
 use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt as _;
 
@@ -252,19 +253,13 @@ impl End {
 
 /// Both sides, with little room below so that much has to wait, or with what the kernel gives.
 fn ends(room: Option<usize>) -> [End; 2] {
-    let identity = SelfSigned::generate(["localhost"]).unwrap();
-    let server = ServerSettings::new().identity(identity.identity()).build().unwrap();
-    let client = ClientSettings::new().pin(identity.fingerprint()).build().unwrap();
     // Not TCP: with so little room it waits for late acknowledgements.
     let (left, right) = Socket::pair().unwrap();
     for (socket, room) in [&left, &right].into_iter().zip(room.into_iter().cycle()) {
         sockopt::set_socket_send_buffer_size(socket.descriptor().unwrap(), room).unwrap();
     }
-    let server = tls::server(right, server, soon()).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let client = tls::client(left, client, "localhost".try_into().unwrap(), soon()).unwrap();
-    let client = finished(client).into_layer(tls::NAME);
-    [End::new(client), End::new(server.join().unwrap())]
+    let (client, server) = Local::default().layers(left, right);
+    [End::new(client), End::new(server)]
 }
 
 /// Both ends send until the time has passed, renew their keys in between, and receive.

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use qio::layer::{Layer, tls, ws};
 use qio::transport::Socket;
 use qio::{Channel, ChannelExt};
 use qio_testkit::digest::{Noise, Sum};
-use qio_testkit::tls::{Local, name};
+use qio_testkit::tls::Local;
 use qio_testkit::{finished, scope};
 
 /// How long the ordinary run lasts, for each protocol.
@@ -41,15 +40,15 @@ fn a_minute_of_each_loses_nothing() {
 }
 
 fn tls_for(time: Duration) {
-    let (client, server) = tls_pair();
-    let (client, server) = (Arc::new(client), Arc::new(server));
+    let (left, right) = Socket::pair().unwrap();
+    let (client, server) = Local::default().layers(left, right);
     let until = Instant::now() + time;
     let sums = thread::scope(|scope| {
         [
-            scope.spawn(|| send(&*client, until, |_| update_keys(&client))),
-            scope.spawn(|| receive(&*server)),
-            scope.spawn(|| send(&*server, until, |_| update_keys(&server))),
-            scope.spawn(|| receive(&*client)),
+            scope.spawn(|| send(&client, until, |_| update_keys(&client))),
+            scope.spawn(|| receive(&server)),
+            scope.spawn(|| send(&server, until, |_| update_keys(&server))),
+            scope.spawn(|| receive(&client)),
         ]
         .map(|thread| thread.join().unwrap())
     });
@@ -175,15 +174,4 @@ fn receive_frames(from: &Socket) -> (Sum, u32) {
             other => panic!("opcode {other}"),
         }
     }
-}
-
-type Tls<S> = Layer<Socket, tls::Tls<S>>;
-
-fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
-    let local = Local::default();
-    let (left, right) = Socket::pair().unwrap();
-    let server = tls::server(right, local.server(), None).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let client = finished(tls::client(left, local.client(), name(), None).unwrap());
-    (client.into_layer(tls::NAME), server.join().unwrap())
 }
