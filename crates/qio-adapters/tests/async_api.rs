@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::StreamExt;
-use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
+use qio::layer::tls;
 use qio::layer::ws;
 use qio::net::{ConnectOptions, ListenOptions, Listener, listen};
 use qio::relay::{End, RelayOptions};
@@ -21,6 +21,7 @@ use qio_adapters::tokio::{
     AsyncChannel, accept, connect, copy_bidirectional, handshake, incoming, run,
 };
 use qio_testkit::conformance::Pair;
+use qio_testkit::tls::{Local, name};
 use qio_testkit::{Chaos, Plan, pairs, scope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::join;
@@ -445,10 +446,7 @@ fn a_flood_of_clients_lets_other_tasks_run() {
 
 #[test]
 fn a_handshake_that_is_given_up_at_any_await_closes_or_goes_on() {
-    let identity = SelfSigned::generate(["localhost"]).unwrap();
-    let settings = ServerSettings::new().identity(identity.identity()).build().unwrap();
-    let client = ClientSettings::new().pin(identity.fingerprint()).build().unwrap();
-    let name = || "localhost".try_into().unwrap();
+    let (client, server) = (Local::default().client(), Local::default().server());
     for goes_on in [false, true] {
         let mut cuts = 0;
         loop {
@@ -473,7 +471,7 @@ fn a_handshake_that_is_given_up_at_any_await_closes_or_goes_on() {
                     false
                 };
                 let answers = async {
-                    let shaking = tls::server(far, Arc::clone(&settings), None).unwrap();
+                    let shaking = tls::server(far, Arc::clone(&server), None).unwrap();
                     let mut channel = handshake(shaking, tls::NAME).await?;
                     let mut text = [0; 5];
                     channel.read_exact_or_eof(&mut text).await?;

@@ -10,12 +10,13 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
+use qio::layer::tls;
 use qio::layer::ws;
 use qio::transport::Socket;
 use qio::watch::{PollSet, Steps};
 use qio::{Channel, ChannelExt};
 use qio_adapters::coroutine::Coroutine;
+use qio_testkit::tls::{Local, name};
 use qio_testkit::{Chaos, Job, Pair, Plan, finish, scope, soon};
 use rustls::{ClientConfig, ServerConfig};
 
@@ -135,10 +136,7 @@ struct Keys {
 
 impl Keys {
     fn new() -> Self {
-        let identity = SelfSigned::generate(["localhost"]).unwrap();
-        let server = ServerSettings::new().identity(identity.identity()).build().unwrap();
-        let client = ClientSettings::new().pin(identity.fingerprint()).build().unwrap();
-        Self { client, server }
+        Self { client: Local::default().client(), server: Local::default().server() }
     }
 
     /// Two layers over difficult channels.
@@ -161,10 +159,9 @@ impl Keys {
     ) -> impl FnOnce() -> Result<Arc<dyn Channel>> + Send + 'static {
         let (client, server) = (Arc::clone(&self.client), Arc::clone(&self.server));
         move || {
-            let name = "localhost".try_into().unwrap();
             Ok(match (layered, serves) {
                 (Layered::Tls, false) => Arc::new(
-                    finish(tls::client(below, client, name, soon())?)?.into_layer(tls::NAME),
+                    finish(tls::client(below, client, name(), soon())?)?.into_layer(tls::NAME),
                 ),
                 (Layered::Tls, true) => {
                     Arc::new(finish(tls::server(below, server, soon())?)?.into_layer(tls::NAME))

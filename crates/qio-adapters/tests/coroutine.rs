@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
+use qio::layer::tls;
 use qio::net::{ConnectOptions, ListenOptions, connect, listen};
 use qio::transport::{Duplex, Socket};
 use qio::watch::run;
@@ -20,6 +20,7 @@ use qio_adapters::coroutine::{
     Coroutine, CoroutineOptions, JoinError, park, spawn, waker, yield_now, yield_until,
 };
 use qio_adapters::tokio::{run as run_in_tokio, run_until};
+use qio_testkit::tls::{Local, name};
 use qio_testkit::{Job, finished, soon};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
@@ -113,18 +114,14 @@ fn the_same_code_blocks_a_thread_and_yields_in_a_coroutine() {
 #[test]
 fn connecting_accepting_and_handshakes_yield_too() {
     scope(LIMIT, |_| {
-        let identity = SelfSigned::generate(["localhost"]).unwrap();
-        let pin = identity.fingerprint();
-        let server = ServerSettings::new().identity(identity.identity()).build().unwrap();
-        let client = ClientSettings::new().pin(pin).build().unwrap();
+        let (client, server) = (Local::default().client(), Local::default().server());
         let listener =
             listen(&"listen:tcp://127.0.0.1:0".parse().unwrap(), &ListenOptions::new()).unwrap();
         let address = listener.local_addresses()[0].clone();
         let (asked, served) = together(
             move || {
                 let below = connect(&address, &ConnectOptions::new()).unwrap();
-                let name = "localhost".try_into().unwrap();
-                let shaking = tls::client(below, client, name, soon()).unwrap();
+                let shaking = tls::client(below, client, name(), soon()).unwrap();
                 ask(&finished(shaking).into_layer(tls::NAME), 10)
             },
             move || {

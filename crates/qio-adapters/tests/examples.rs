@@ -3,76 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use qio_testkit::Job;
+use qio_testkit::examples::{Running, example};
 
-/// An example that was built; says so when it was not.
-fn example(name: &str) -> Option<Command> {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().with_file_name("examples").join(name);
-    if !program.is_file() {
-        println!("skipped: {} is built with all targets and features only", program.display());
-        return None;
-    }
-    Some(Command::new(program))
-}
-
-/// An example that runs beside the test, and what it prints.
-struct Running {
-    process: Child,
-    lines: Option<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = process.stdout.take().unwrap();
-        Self { process, lines: Some(BufReader::new(stdout)) }
-    }
-
-    /// The next line, bounded in time.
-    fn line(&mut self) -> String {
-        let mut lines = self.lines.take().unwrap();
-        let (lines, line) = Job::start(move || {
-            let mut line = String::new();
-            lines.read_line(&mut line).unwrap();
-            (lines, line)
-        })
-        .finish();
-        self.lines = Some(lines);
-        line.trim_end().to_owned()
-    }
-
-    /// Where it listens.
-    fn address(&mut self) -> String {
-        let line = self.line();
-        line.strip_prefix("listening on tcp://").unwrap().to_owned()
-    }
-
-    /// The rest of what it prints; it must succeed.
-    fn rest(mut self) -> String {
-        let mut lines = self.lines.take().unwrap();
-        let text = Job::start(move || {
-            let mut text = String::new();
-            lines.read_to_string(&mut text).unwrap();
-            text
-        })
-        .finish();
-        assert!(self.process.wait().unwrap().success(), "{text}");
-        text
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Where it listens.
+fn address(of: &mut Running) -> String {
+    of.line().strip_prefix("listening on tcp://").unwrap().to_owned()
 }
 
 fn dial(address: &str) -> TcpStream {
@@ -108,7 +49,7 @@ fn the_echo_is_the_same_on_every_loop() {
     {
         let Some(mut command) = example(name) else { return };
         let mut server = Running::start(command.arg("listen:tcp://127.0.0.1:0"));
-        let address = server.address();
+        let address = address(&mut server);
         // Three at a time, and one that is gone without a word.
         let mut clients: Vec<_> = (0..3).map(|_| dial(&address)).collect();
         drop(dial(&address));
@@ -142,7 +83,7 @@ fn the_echo_is_the_same_on_every_loop() {
 fn in_the_chat_of_coroutines_everybody_reads_what_one_says() {
     let Some(mut command) = example("coroutine_chat") else { return };
     let mut chat = Running::start(command.arg("listen:tcp://127.0.0.1:0"));
-    let address = chat.address();
+    let address = address(&mut chat);
     let mut clients: Vec<TcpStream> = Vec::new();
     // Who says something has come in, and reads what is said from then on.
     for name in ["ann\n", "bob\n", "eve\n"] {
@@ -174,7 +115,7 @@ fn three_kinds_of_channels_meet_in_one_calloop() {
     // A program that does not hold its output back while it waits for more.
     let upper = r#"exec:sh -c 'while read -r line; do echo "$line" | tr a-z A-Z; done'"#;
     let mut three = Running::start(command.args(["listen:tcp://127.0.0.1:0", upper]));
-    let address = three.address();
+    let address = address(&mut three);
     let (mut one, mut two) = (dial(&address), dial(&address));
     one.write_all(b"from one\n").unwrap();
     assert_eq!(three.line(), "FROM ONE");

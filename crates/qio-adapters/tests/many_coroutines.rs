@@ -15,6 +15,7 @@ use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
 use qio::transport::Socket;
 use qio_adapters::coroutine::Coroutine;
 use qio_adapters::tokio::{AsyncChannel, run};
+use qio_testkit::tls::{Local, name};
 use qio_testkit::{finished, resident_bytes, scope};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConfig, ServerConfig};
@@ -37,7 +38,7 @@ const BYTES: usize = 1024;
 
 /// The function: it knows nothing of loops.
 fn ask(below: Socket, config: Arc<ClientConfig>, number: u32) -> Result<()> {
-    let shaking = tls::client(below, config, "localhost".try_into().unwrap(), None)?;
+    let shaking = tls::client(below, config, name(), None)?;
     let channel = finished(shaking).into_layer(tls::NAME);
     let request = request(number);
     channel.write_all(&request)?;
@@ -51,7 +52,7 @@ fn ask(below: Socket, config: Arc<ClientConfig>, number: u32) -> Result<()> {
 
 /// Its async twin.
 async fn ask_async(below: Socket, config: Arc<ClientConfig>, number: u32) -> Result<()> {
-    let shaking = tls::client(below, config, "localhost".try_into().unwrap(), None)?;
+    let shaking = tls::client(below, config, name(), None)?;
     let mut channel = AsyncChannel::new(run(shaking).await??.into_layer(tls::NAME))?;
     let request = request(number);
     channel.write_all(&request).await?;
@@ -208,9 +209,7 @@ fn with_servers(count: u32, clients: impl FnOnce(Vec<Socket>, Arc<ClientConfig>)
     // What tokio makes once and keeps is made before anything is counted.
     drop(runtime());
     scope(LIMIT, |_| {
-        let identity = SelfSigned::generate(["localhost"]).unwrap();
-        let server = ServerSettings::new().identity(identity.identity()).build().unwrap();
-        let client = ClientSettings::new().pin(identity.fingerprint()).build().unwrap();
+        let (client, server) = (Local::default().client(), Local::default().server());
         let pairs = (0..count).map(|_| Socket::pair().unwrap());
         let (theirs, ours): (Vec<_>, Vec<_>) = pairs.unzip();
         let servers = thread::spawn(move || serve_all(ours, &server));

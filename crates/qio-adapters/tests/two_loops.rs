@@ -11,11 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qio::channel::Watch;
-use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
+use qio::layer::tls;
 use qio::transport::Socket;
 use qio::{Channel, ChannelExt, Interest, Mode, ReadFlags, Readiness};
 use qio_adapters::coroutine::{Coroutine, yield_until};
-use qio_testkit::{finished, scope, soon};
+use qio_testkit::digest::{Noise, Sum};
+use qio_testkit::scope;
+use qio_testkit::tls::Local;
 use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt as _;
 
@@ -251,19 +253,13 @@ impl End {
 
 /// Both sides, with little room below so that much has to wait, or with what the kernel gives.
 fn ends(room: Option<usize>) -> [End; 2] {
-    let identity = SelfSigned::generate(["localhost"]).unwrap();
-    let server = ServerSettings::new().identity(identity.identity()).build().unwrap();
-    let client = ClientSettings::new().pin(identity.fingerprint()).build().unwrap();
     // Not TCP: with so little room it waits for late acknowledgements.
     let (left, right) = Socket::pair().unwrap();
     for (socket, room) in [&left, &right].into_iter().zip(room.into_iter().cycle()) {
         sockopt::set_socket_send_buffer_size(socket.descriptor().unwrap(), room).unwrap();
     }
-    let server = tls::server(right, server, soon()).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let client = tls::client(left, client, "localhost".try_into().unwrap(), soon()).unwrap();
-    let client = finished(client).into_layer(tls::NAME);
-    [End::new(client), End::new(server.join().unwrap())]
+    let (client, server) = Local::default().layers(left, right);
+    [End::new(client), End::new(server)]
 }
 
 /// Both ends send until the time has passed, renew their keys in between, and receive.
@@ -287,7 +283,7 @@ fn streams([left, right]: [(Loop, Loop); 2], time: Duration) {
 
 fn send(on: Loop, end: &End, until: Instant) -> Sum {
     let mut sum = Sum::new();
-    let mut seed = 7;
+    let mut noise = Noise::new(7);
     let mut left = Vec::new();
     let mut rounds = 0_u32;
     let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
@@ -295,7 +291,7 @@ fn send(on: Loop, end: &End, until: Instant) -> Sum {
         longest = longest.max(last.elapsed());
         last = Instant::now();
         // Some rounds write until there is no room, others leave it to the next call.
-        for _ in 0..=next(&mut seed) % 3 {
+        for _ in 0..=noise.below(3) {
             let is_over = Instant::now() >= until;
             let result = match (left.is_empty(), is_over) {
                 (true, true) => match end.channel.finish() {
@@ -303,7 +299,7 @@ fn send(on: Loop, end: &End, until: Instant) -> Sum {
                     Err(error) => Err(error),
                 },
                 (true, false) => {
-                    left = block(&mut seed, 40_000);
+                    left = noise.block(1..=40_000);
                     end.channel.write(&left)
                 }
                 (false, _) => end.channel.write(&left),
@@ -331,14 +327,14 @@ fn send(on: Loop, end: &End, until: Instant) -> Sum {
 
 fn receive(on: Loop, end: &End) -> Sum {
     let mut sum = Sum::new();
-    let mut seed = 11;
+    let mut noise = Noise::new(11);
     let mut space = vec![0; 40_000];
     let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     on.run(&end.channel, Interest::READ, &mut |_| {
         longest = longest.max(last.elapsed());
         last = Instant::now();
-        for _ in 0..=next(&mut seed) % 3 {
-            let len = 1 + next(&mut seed) as usize % space.len();
+        for _ in 0..=noise.below(3) {
+            let len = 1 + noise.below(space.len());
             let buf = &mut [IoSliceMut::new(&mut space[..len])];
             match end.channel.read_with(buf, ReadFlags::NONBLOCK, None) {
                 Ok(0) => return ControlFlow::Break(()),
@@ -364,9 +360,9 @@ fn turns([left, right]: [(Loop, Loop); 2], rounds: u32) {
             scope.spawn(move || take_messages(reads, end, rounds, &has_read));
             let both = &both;
             scope.spawn(move || {
-                let mut seed = 13;
+                let mut noise = Noise::new(13);
                 for round in 0..rounds {
-                    let message = block(&mut seed, 60_000);
+                    let message = noise.block(1..=60_000);
                     let mut at = 0;
                     writes.run(&end.channel, Interest::WRITE, &mut |_| {
                         match end.channel.write(&message[at..]) {
@@ -390,9 +386,9 @@ fn turns([left, right]: [(Loop, Loop); 2], rounds: u32) {
 }
 
 fn take_messages(on: Loop, end: &End, rounds: u32, has_read: &mpsc::Sender<u32>) {
-    let mut seed = 13;
+    let mut noise = Noise::new(13);
     let mut round = 0;
-    let mut expected = block(&mut seed, 60_000);
+    let mut expected = noise.block(1..=60_000);
     let mut got = Vec::new();
     let mut space = vec![0; 7_000];
     on.run(&end.channel, Interest::READ, &mut |_| {
@@ -407,43 +403,9 @@ fn take_messages(on: Loop, end: &End, rounds: u32, has_read: &mpsc::Sender<u32>)
         assert!(got == expected, "{on:?}: other bytes than were sent");
         has_read.send(round).unwrap();
         got.clear();
-        expected = block(&mut seed, 60_000);
+        expected = noise.block(1..=60_000);
         round += 1;
         ControlFlow::Continue(())
     });
     assert_eq!((round, got.len()), (rounds, 0), "{on:?}");
-}
-
-/// Some bytes, in their order (FNV-1a).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sum {
-    bytes: u64,
-    hash: u64,
-}
-
-impl Sum {
-    fn new() -> Self {
-        Self { bytes: 0, hash: 0xcbf2_9ce4_8422_2325 }
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        for byte in bytes {
-            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-}
-
-/// Sizes and bytes that repeat late.
-fn next(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed
-}
-
-fn block(seed: &mut u64, most: usize) -> Vec<u8> {
-    let len = 1 + next(seed) as usize % most;
-    let from = next(seed);
-    (0..len as u64).map(|at| (from + at * 31) as u8).collect()
 }

@@ -8,6 +8,8 @@
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
 //! - [`pairs`]: two channels that are joined, of the common kinds.
 //! - [`cut`]: the same session, ended after every byte and at every step.
+//! - [`digest`]: bytes that are compared without being kept.
+//! - [`examples`]: programs of a crate that its tests run.
 //! - [`fuzz`]: the bodies of the fuzz targets.
 //! - [`mod@conformance`]: one suite for every channel; [`conformance!`] makes a row of tests of it.
 //!
@@ -21,6 +23,8 @@ pub mod chaos;
 pub mod conformance;
 mod counting;
 pub mod cut;
+pub mod digest;
+pub mod examples;
 pub mod fuzz;
 mod job;
 mod ledger;

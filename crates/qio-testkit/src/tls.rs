@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use qio::layer::tls;
+use qio::Channel;
+use qio::layer::Layer;
+use qio::layer::tls::{self, ClientTls, ServerTls};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -61,11 +63,21 @@ impl Local {
 
     /// The client on the left, the server on the right.
     pub fn over(&self, pair: Pair) -> Pair {
-        let server = tls::server(pair.right, self.server(), soon()).unwrap();
+        let (client, server) = self.layers(pair.left, pair.right);
+        Pair::new(client, server)
+    }
+
+    /// The same, where the type of each is to be known.
+    pub fn layers<C: Channel + 'static>(
+        &self,
+        left: C,
+        right: C,
+    ) -> (Layer<C, ClientTls>, Layer<C, ServerTls>) {
+        let server = tls::server(right, self.server(), soon()).unwrap();
         let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-        let client = tls::client(pair.left, self.client(), name(), soon()).unwrap();
+        let client = tls::client(left, self.client(), name(), soon()).unwrap();
         let client = finished(client).into_layer(tls::NAME);
-        Pair::new(client, server.join().unwrap())
+        (client, server.join().unwrap())
     }
 }
 

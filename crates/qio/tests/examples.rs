@@ -5,10 +5,10 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use common::is_installed;
@@ -16,65 +16,7 @@ use qio::net::{self, ConnectOptions};
 use qio::{Channel, ChannelExt, Io};
 use qio_testkit::Job;
 use qio_testkit::certs::{Authority, Wanted};
-
-/// An example that was built; says so when it was not.
-fn example(name: &str) -> Option<Command> {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().with_file_name("examples").join(name);
-    if !program.is_file() {
-        println!("skipped: {} is built with all targets only", program.display());
-        return None;
-    }
-    Some(Command::new(program))
-}
-
-/// An example that runs beside the test, and what it prints.
-struct Running {
-    process: Child,
-    lines: Option<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = process.stdout.take().unwrap();
-        Self { process, lines: Some(BufReader::new(stdout)) }
-    }
-
-    /// The next line, bounded in time.
-    fn line(&mut self) -> String {
-        let mut lines = self.lines.take().unwrap();
-        let (lines, line) = Job::start(move || {
-            let mut line = String::new();
-            lines.read_line(&mut line).unwrap();
-            (lines, line)
-        })
-        .finish();
-        self.lines = Some(lines);
-        line.trim_end().to_owned()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// What a program prints, bounded in time; it must succeed.
-fn output(command: &mut Command) -> String {
-    let mut running = Running::start(command);
-    let mut lines = running.lines.take().unwrap();
-    let text = Job::start(move || {
-        let mut text = String::new();
-        lines.read_to_string(&mut text).unwrap();
-        text
-    })
-    .finish();
-    assert!(running.process.wait().unwrap().success(), "{text}");
-    text
-}
+use qio_testkit::examples::{Running, example};
 
 fn connect(address: &str) -> qio::Result<Arc<dyn Channel>> {
     net::connect(&address.parse().unwrap(), &ConnectOptions::new())
@@ -103,7 +45,7 @@ fn the_echo_over_tls_answers_who_knows_its_certificate() {
     let mut server = Running::start(serve.arg("serve").arg(&path));
     let address = server.line();
     assert!(address.starts_with("tls+unix:") && address.contains("?pin="), "{address}");
-    assert_eq!(output(ask.args(["ask", &address, "hello"])), "hello\n");
+    assert_eq!(Running::start(ask.args(["ask", &address, "hello"])).rest(), "hello\n");
     let (plain, _) = address.split_once('?').unwrap();
     let error = connect(&format!("{plain}?pin={}", "0".repeat(64))).unwrap_err();
     assert_eq!(error.class(), qio::error::Class::Tls, "{error}");
@@ -112,7 +54,7 @@ fn the_echo_over_tls_answers_who_knows_its_certificate() {
 #[test]
 fn a_websocket_over_tls_goes_over_the_pipes_of_a_child() {
     let Some(mut command) = example("ws_over_tls_over_child") else { return };
-    let text = output(&mut command);
+    let text = Running::start(&mut command).rest();
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].starts_with("ws over tls over ") && lines[0].ends_with(", TLS 1.3"), "{text}");
     assert_eq!(lines[1..], ["the child says HELLO", "0 bytes after that"]);
@@ -267,6 +209,6 @@ fn the_page_of_the_chat_says_and_shows_what_is_said() {
     reads(&ann, "ann\n");
     let host = address.strip_prefix("ws://").unwrap().split(['/', '?']).next().unwrap();
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/chat.html");
-    assert_eq!(output(node(BROWSER).arg(page).arg(host)), "from the page\n");
+    assert_eq!(Running::start(node(BROWSER).arg(page).arg(host)).rest(), "from the page\n");
     reads(&ann, "from the page\n");
 }

@@ -2,14 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use qio::layer::{Layer, tls, ws};
 use qio::transport::Socket;
 use qio::{Channel, ChannelExt};
-use qio_testkit::tls::{Local, name};
+use qio_testkit::digest::{Noise, Sum};
+use qio_testkit::tls::Local;
 use qio_testkit::{finished, scope};
 
 /// How long the ordinary run lasts, for each protocol.
@@ -39,15 +40,15 @@ fn a_minute_of_each_loses_nothing() {
 }
 
 fn tls_for(time: Duration) {
-    let (client, server) = tls_pair();
-    let (client, server) = (Arc::new(client), Arc::new(server));
+    let (left, right) = Socket::pair().unwrap();
+    let (client, server) = Local::default().layers(left, right);
     let until = Instant::now() + time;
     let sums = thread::scope(|scope| {
         [
-            scope.spawn(|| send(&*client, until, |_| update_keys(&client))),
-            scope.spawn(|| receive(&*server)),
-            scope.spawn(|| send(&*server, until, |_| update_keys(&server))),
-            scope.spawn(|| receive(&*client)),
+            scope.spawn(|| send(&client, until, |_| update_keys(&client))),
+            scope.spawn(|| receive(&server)),
+            scope.spawn(|| send(&server, until, |_| update_keys(&server))),
+            scope.spawn(|| receive(&client)),
         ]
         .map(|thread| thread.join().unwrap())
     });
@@ -89,47 +90,15 @@ fn ws_for(time: Duration) {
     assert!(answers > 0);
 }
 
-/// Some bytes, in their order (FNV-1a).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sum {
-    bytes: u64,
-    hash: u64,
-}
-
-impl Sum {
-    fn new() -> Self {
-        Self { bytes: 0, hash: 0xcbf2_9ce4_8422_2325 }
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        for byte in bytes {
-            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-}
-
-/// Sizes and bytes that repeat late.
-fn next(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed
-}
-
-fn block(seed: &mut u64, most: usize) -> Vec<u8> {
-    // Frames shorter than 126 bytes have another header, which the client here cannot write.
-    let len = 126 + next(seed) as usize % most;
-    let from = next(seed);
-    (0..len as u64).map(|at| (from + at * 31) as u8).collect()
-}
+/// Frames shorter than 126 bytes have another header, which the client here cannot write.
+const SIZES: RangeInclusive<usize> = 126..=40_125;
 
 fn send(channel: &dyn Channel, until: Instant, mut between: impl FnMut(u64)) -> Sum {
     let mut sum = Sum::new();
-    let mut seed = 7;
+    let mut noise = Noise::new(7);
     let mut round = 0;
     while Instant::now() < until {
-        let block = block(&mut seed, 40_000);
+        let block = noise.block(SIZES);
         channel.write_all(&block).unwrap();
         sum.add(&block);
         round += 1;
@@ -143,10 +112,10 @@ fn send(channel: &dyn Channel, until: Instant, mut between: impl FnMut(u64)) -> 
 
 fn receive(channel: &dyn Channel) -> Sum {
     let mut sum = Sum::new();
-    let mut seed = 11;
+    let mut noise = Noise::new(11);
     let mut space = vec![0; 40_000];
     loop {
-        let len = 1 + next(&mut seed) as usize % space.len();
+        let len = 1 + noise.below(space.len());
         match channel.read(&mut space[..len]).unwrap() {
             0 => return sum,
             count => sum.add(&space[..count]),
@@ -157,10 +126,10 @@ fn receive(channel: &dyn Channel) -> Sum {
 /// As a client does, with a ping after some frames; the farewell last.
 fn send_frames(to: &Socket, until: Instant) -> Sum {
     let mut sum = Sum::new();
-    let mut seed = 13;
+    let mut noise = Noise::new(13);
     let mut round = 0_u32;
     while Instant::now() < until {
-        let block = block(&mut seed, 40_000);
+        let block = noise.block(SIZES);
         let mut frame = vec![0x82, 0x80 | 126];
         frame.extend((block.len() as u16).to_be_bytes());
         frame.extend([0; 4]);
@@ -205,15 +174,4 @@ fn receive_frames(from: &Socket) -> (Sum, u32) {
             other => panic!("opcode {other}"),
         }
     }
-}
-
-type Tls<S> = Layer<Socket, tls::Tls<S>>;
-
-fn tls_pair() -> (Tls<tls::Client>, Tls<tls::Server>) {
-    let local = Local::default();
-    let (left, right) = Socket::pair().unwrap();
-    let server = tls::server(right, local.server(), None).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let client = finished(tls::client(left, local.client(), name(), None).unwrap());
-    (client.into_layer(tls::NAME), server.join().unwrap())
 }

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
 use qio::net::{ConnectOptions, ListenOptions, connect, listen};
 use qio::transport::{Command, Duplex, File, Null, Socket};
 use qio::{Channel, ChannelExt, Interest, Mode, ReadFlags, Readiness};
 use qio_adapters::coroutine::spawn;
 use qio_testkit::pairs::{memory, pipes, tcp, unix, ws_over};
-use qio_testkit::{Chaos, Pair, Plan, finished, scope, soon};
+use qio_testkit::tls::Local;
+use qio_testkit::{Chaos, Pair, Plan, scope, soon};
 
 use host::{AsyncIo, Calloop, Glib, Host, PollByHand, Tokio, turn_a_moment, turn_until};
 
@@ -98,17 +98,7 @@ fn make_what_is_kept() {
 }
 
 fn tls_over(pair: Pair) -> Pair {
-    thread_local! {
-        static IDENTITY: SelfSigned = SelfSigned::generate(["localhost"]).unwrap();
-    }
-    let (identity, pin) = IDENTITY.with(|known| (known.identity(), known.fingerprint()));
-    let server = ServerSettings::new().identity(identity).build().unwrap();
-    let client = ClientSettings::new().pin(pin).build().unwrap();
-    let server = tls::server(pair.right, server, soon()).unwrap();
-    let server = thread::spawn(move || finished(server).into_layer(tls::NAME));
-    let client = tls::client(pair.left, client, "localhost".try_into().unwrap(), soon()).unwrap();
-    let client = finished(client).into_layer(tls::NAME);
-    Pair::new(client, server.join().unwrap())
+    Local::default().over(pair)
 }
 
 /// What comes without waiting.
