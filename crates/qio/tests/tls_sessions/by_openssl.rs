@@ -44,18 +44,6 @@ fn a_common_name_is_looked_at_where_no_alternative_name_is_a_host() {
 }
 
 #[test]
-fn protocols_without_anything_in_common_are_refused_in_tls_1_3_too() {
-    alone(|| {
-        let world = World::new();
-        let client = Openssl::client(&world.client().alpn(["nbd"]).min_version(Version::Tls13));
-        let server = Openssl::server(&world.server().alpn(["vnc"]));
-        let (client, server) = shake(&client, &server);
-        assert!(why(client).to_string().contains("alert NoApplicationProtocol"));
-        assert!(matches!(why(server), TlsError::Protocol(rustls::Error::NoApplicationProtocol)));
-    });
-}
-
-#[test]
 fn a_reload_of_keys_changes_new_connections_and_no_other() {
     alone(|| {
         let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use qio::transport::Socket;
 use qio::watch::Steps;
 use qio::{Channel, ChannelExt, ReadFlags};
 use qio_testkit::certs::Wanted;
-use qio_testkit::soon;
+use qio_testkit::{Chaos, Plan, finish, soon};
 use rustls::crypto::ring;
 
 use crate::engine::{Client, Engine, Rustls, Server, Session};
@@ -31,6 +31,30 @@ fn a_certificate_with_a_common_name_only_is_refused_and_the_reason_says_so() {
         let text = why(client).to_string();
         let reason = "only subjectAltName counts, the common name (CN) is not looked at";
         assert!(text.contains(reason), "{text}");
+    });
+}
+
+/// In TLS 1.3 a server has said hello before it refuses and goes: its client is answering that, and
+/// finds nobody, before it gets to the alert.
+#[test]
+fn why_the_peer_has_left_is_read_although_nothing_can_be_sent_to_it() {
+    alone(|| {
+        let world = World::new();
+        let client = world.client().alpn(["nbd"]).build().unwrap();
+        let server = Rustls::server(&world.server().alpn(["vnc"]));
+        for longest in [1, 64, 128] {
+            let (left, right) = Socket::pair().unwrap();
+            // Reads no more at once.
+            let left = Chaos::new(left, Plan::new(longest).short(longest as usize));
+            let name = HOST.try_into().unwrap();
+            let mut client = tls::client(left, Arc::clone(&client), name, soon()).unwrap();
+            assert!(client.step(Instant::now()).is_pending());
+            let refused = finish(server.begin(right, soon()).unwrap());
+            let error = why(refused);
+            assert!(matches!(error, TlsError::Protocol(rustls::Error::NoApplicationProtocol)));
+            let text = why(finish(client)).to_string();
+            assert!(text.contains("alert NoApplicationProtocol"), "{text}");
+        }
     });
 }
 
