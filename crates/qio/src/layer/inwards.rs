@@ -277,7 +277,7 @@ impl Inwards {
     ) -> Result<usize> {
         let room = bufs.iter().map(|buf| buf.len()).sum::<usize>() - done;
         let payload = through.min(room);
-        let mut rest = (room > through).then(|| Buffer::take(size));
+        let mut rest = (room >= through).then(|| Buffer::take(size));
         let asked = payload + rest.as_ref().map_or(0, |rest| rest.len());
         let result = {
             let mut targets: SmallVec<[IoSliceMut<'_>; 8]> = SmallVec::new();
