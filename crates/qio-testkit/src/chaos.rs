@@ -224,7 +224,7 @@ impl<C: Channel> Channel for Chaos<C> {
     }
 
     // There may always be a difficulty again.
-    fn watch_stands(&self, _: Interest, _: &PollSet) -> bool {
+    fn watch_stands(&self, _: Interest, _: &SharedFd) -> bool {
         false
     }
 

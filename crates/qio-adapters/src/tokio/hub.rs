@@ -277,8 +277,14 @@ impl<C: Channel> Hub<C> {
     }
 
     /// Whether the channel waits on the registration's descriptor now, and on nothing else.
-    #[inline(never)]
+    #[inline]
     fn is_still_direct(&self, half: Direction, registration: &Registration) -> bool {
+        let stands = self.channel.watch_stands(half.into(), registration.fd());
+        stands && registration.is_polled() || self.is_found_direct(half, registration)
+    }
+
+    #[inline(never)]
+    fn is_found_direct(&self, half: Direction, registration: &Registration) -> bool {
         let mut set = PollSet::new();
         let ready = self.channel.watch(half.into(), &mut set);
         ready.is_empty() && is_direct(&set, half, registration)

@@ -161,7 +161,7 @@ checks! { $
         a_wait_that_was_given_up_can_be_made_again,
         waiting_for_data_wakes_once,
         data_that_stays_is_reported_again,
-        a_set_that_stands_is_what_would_be_asked_for,
+        a_leg_that_stands_is_what_would_be_asked_for,
         the_end_wakes_whoever_waits,
         spurious_readiness_would_blocks_at_once,
     }

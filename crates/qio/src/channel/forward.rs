@@ -41,8 +41,8 @@ macro_rules! forward_to_target {
             }
 
             #[inline]
-            fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
-                (**self).watch_stands(interest, set)
+            fn watch_stands(&self, interest: Interest, fd: &SharedFd) -> bool {
+                (**self).watch_stands(interest, fd)
             }
 
             fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {

@@ -212,15 +212,14 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     #[doc(alias = "qio_channel_create_watch")]
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 
-    /// Whether a set that [`watch`](Channel::watch) has filled for `interest` stands: asked now, it
-    /// would add the same to an empty one, and say that nothing holds. What fired in `set` does not
-    /// count.
+    /// Whether [`watch`](Channel::watch) for `interest`, asked now, would say that nothing holds, and
+    /// add one leg and nothing else: `fd`, polled for `interest` and granting it.
     ///
-    /// Spares an event loop that question after each callback. By default no, which is always
-    /// right.
+    /// Spares an event loop that has this leg already the question after each event. By default no,
+    /// which is always right.
     #[inline]
-    fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
-        let _ = (interest, set);
+    fn watch_stands(&self, interest: Interest, fd: &SharedFd) -> bool {
+        let _ = (interest, fd);
         false
     }
 

@@ -120,7 +120,8 @@ impl<C: Channel> Watch<C> {
     /// ([`Channel::watch_stands`]); if not, [`look`](Watch::look) has to be asked again.
     #[inline]
     pub fn stands(&self, set: &PollSet) -> bool {
-        self.channel.watch_stands(self.interest, set)
+        let leg = set.one_leg_for(self.interest);
+        leg.is_some_and(|leg| self.channel.watch_stands(self.interest, leg.fd()))
     }
 
     /// Says what it means that legs of `set` fired, or that its deadline has passed. If that is

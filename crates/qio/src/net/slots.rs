@@ -122,8 +122,8 @@ impl Channel for Held {
         self.channel.watch(interest, set)
     }
 
-    fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
-        self.channel.watch_stands(interest, set)
+    fn watch_stands(&self, interest: Interest, fd: &SharedFd) -> bool {
+        self.channel.watch_stands(interest, fd)
     }
 
     fn watch_more(&self, seen: usize, set: &mut PollSet) -> Readiness {

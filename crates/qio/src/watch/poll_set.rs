@@ -244,12 +244,12 @@ impl PollSet {
         }
     }
 
-    /// Whether there is nothing but one leg that means what it says, and says this.
+    /// The one leg there is, if it means what it says and says this, and there is nothing else.
     #[inline]
-    pub(crate) fn is_one_leg_for(&self, interest: Interest) -> bool {
+    pub(crate) fn one_leg_for(&self, interest: Interest) -> Option<&Leg> {
         match &self.legs {
-            Legs::One(leg) => leg.on == interest && leg.grants == interest,
-            _ => false,
+            Legs::One(leg) if leg.on == interest && leg.grants == interest => Some(leg),
+            _ => None,
         }
     }
 

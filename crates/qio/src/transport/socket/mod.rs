@@ -353,10 +353,10 @@ impl Channel for Socket {
     }
 
     #[inline]
-    fn watch_stands(&self, interest: Interest, set: &PollSet) -> bool {
-        !self.slot.is_empty()
+    fn watch_stands(&self, interest: Interest, fd: &SharedFd) -> bool {
+        self.slot.holds(fd)
+            && !interest.is_empty()
             && self.special.load(Ordering::Acquire) & interest.bits() == 0
-            && set.is_one_leg_for(interest)
     }
 
     fn drive(&self, now: Instant) -> Result<()> {
