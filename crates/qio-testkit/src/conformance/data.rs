@@ -22,6 +22,19 @@ pub(super) fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|at| (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)) as u8).collect()
 }
 
+/// Bytes in which nothing repeats: no compression makes them fewer.
+pub(super) fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        // xorshift64 (Marsaglia, 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
 /// Sends `total` bytes in vectors of odd sizes.
 pub(super) fn send_odd(channel: &dyn Channel, total: usize, seed: u64) {
     let mut sent = 0;

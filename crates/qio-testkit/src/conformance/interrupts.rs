@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qio::{ChannelExt, Direction, Interest};
 
 use super::Subject;
-use super::data::{MODES, close, fill, is_gone, read_soon};
+use super::data::{MODES, close, fill, is_gone, noise, read_soon};
 use crate::{Job, soon};
 
 /// One wake ends one wait, before it or in its middle; nothing that comes is lost by it.
@@ -72,7 +72,8 @@ pub fn an_interrupter_ends_one_wait_of_a_writer(subject: &Subject) {
         assert_eq!(sleeper.finish().unwrap_err().kind(), ErrorKind::Interrupted);
         if subject.has_peer() {
             let left = Arc::clone(&pair.left);
-            let sleeper = Job::start(move || left.write_all(&[7; 1 << 20]));
+            // More than there is room for, also where it is compressed.
+            let sleeper = Job::start(move || left.write_all(&noise(1 << 20)));
             sleeper.wait_until_asleep();
             close(&*pair.right);
             let error = sleeper.finish().unwrap_err();
