@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use qio::layer::{Framed, Framing};
 use qio::net::{ConnectOptions, ListenOptions, connect, listen};
 use qio::transport::{Command, Duplex, File, Null, Socket};
-use qio::{Channel, ChannelExt, Interest, Mode, ReadFlags, Readiness};
+use qio::{Channel, ChannelExt, Features, Interest, Mode, ReadFlags, Readiness};
 use qio_adapters::coroutine::spawn;
 use qio_testkit::pairs::{memory, pipes, tcp, unix, ws_over};
 use qio_testkit::tls::Local;
@@ -48,6 +49,7 @@ macro_rules! suite {
 
 suite! {
     what_is_read_in_parts_is_reported_for_each,
+    what_somebody_else_has_left_is_reported,
     a_hang_up_is_noticed_without_reading_and_told_once,
     a_callback_removes_its_watch,
     a_watch_that_was_removed_is_not_called,
@@ -79,6 +81,16 @@ fn kinds() -> Vec<(&'static str, Pair)> {
         pair.right.set_mode(Mode::NonBlocking).unwrap();
     }
     kinds
+}
+
+/// Messages over a stream.
+fn messages() -> Vec<(&'static str, Pair)> {
+    let pair = unix();
+    let framed = |below| Framed::new(below, Framing::U16);
+    let pair = Pair::new(framed(pair.left), framed(pair.right));
+    pair.left.set_mode(Mode::NonBlocking).unwrap();
+    pair.right.set_mode(Mode::NonBlocking).unwrap();
+    vec![("messages", pair)]
 }
 
 /// A program that gives back what it gets, and is both ends.
@@ -129,6 +141,38 @@ fn what_is_read_in_parts_is_reported_for_each<H: Host>(mut host: H) {
         assert!(seen.iter().all(|ready| ready.contains(Readiness::READ)), "{name}: {seen:?}");
         // Each part, and now and then a wake-up for less than a part.
         assert!((4..=8).contains(&seen.len()), "{name}: {} calls", seen.len());
+        host.remove(id);
+    }
+}
+
+/// Somebody reads a part of what came, outside of the loop, which finds the descriptors as they were.
+fn what_somebody_else_has_left_is_reported<H: Host>(mut host: H) {
+    for (name, pair) in kinds().into_iter().chain(messages()) {
+        let got = Rc::new(Cell::new(0));
+        let gets = Rc::clone(&got);
+        let id = host.watch(
+            Arc::clone(&pair.right),
+            Interest::READ,
+            Box::new(move |_, watch| {
+                gets.set(gets.get() + take(watch.channel(), &mut [0; 64]).unwrap_or(0));
+                ControlFlow::Continue(())
+            }),
+        );
+        turn_a_moment(&mut host);
+        if pair.right.features().contains(Features::MESSAGES) {
+            // They come together.
+            pair.left.send(&[7; 5]).unwrap();
+            pair.left.send(&[7; 15]).unwrap();
+        } else {
+            pair.left.write_all(&[7; 20]).unwrap();
+        }
+        let mut buf = [0; 5];
+        let mut taken = 0;
+        while taken < buf.len() {
+            assert!(!pair.right.wait(Interest::READ, soon()).unwrap().is_empty(), "{name}");
+            taken += take(&*pair.right, &mut buf[taken..]).unwrap_or(0);
+        }
+        turn_until(&mut host, name, &|| got.get() == 15);
         host.remove(id);
     }
 }

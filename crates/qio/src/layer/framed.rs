@@ -6,10 +6,11 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::left_behind::LeftBehind;
 use crate::channel::{
     Base, Channel, ChannelExt, Features, MessageError, ReadFlags, ReadOp, WriteFlags, WriteOp,
 };
-use crate::interest::{Interest, Readiness};
+use crate::interest::{Direction, Interest, Readiness};
 use crate::watch::PollSet;
 
 /// How messages are told apart in a stream.
@@ -66,6 +67,7 @@ pub struct Framed<C> {
     inbox: Mutex<Inbox>,
     /// Of the last message, what the stream has not taken yet.
     outbox: Mutex<Outbox>,
+    left_behind: LeftBehind,
 }
 
 /// What came and was not read yet.
@@ -110,7 +112,7 @@ impl<C: Channel> Framed<C> {
         let base = Base::new("messages", kept | Features::MESSAGES);
         base.set_name(format!("{framing} messages over {}", below.name()));
         let (inbox, outbox) = (Mutex::default(), Mutex::default());
-        Self { base, below, framing, inbox, outbox }
+        Self { base, below, framing, inbox, outbox, left_behind: LeftBehind::default() }
     }
 
     /// Reads until a whole message is there, or until a read would block.
@@ -151,6 +153,12 @@ impl<C: Channel> Framed<C> {
         inbox.bytes.truncate(before + result.as_ref().map_or(0, |n| *n));
         inbox.ended = result? == 0;
         Ok(())
+    }
+
+    /// Whether a message, the end or an error is here already.
+    fn has_message(&self, inbox: &mut Inbox) -> bool {
+        let known = inbox.ended || inbox.broken.is_some();
+        known || !matches!(self.framing.split(inbox), Ok(None))
     }
 
     fn flush_outbox(&self, outbox: &mut Outbox) -> Result<()> {
@@ -288,6 +296,10 @@ impl<C: Channel> Channel for Framed<C> {
             inbox.bytes = Vec::new();
             inbox.start = 0;
         }
+        let tells = self.left_behind.is_awaited() && self.base.is_waited_for(Direction::Read);
+        if tells && self.has_message(&mut inbox) {
+            self.left_behind.tell();
+        }
         match length {
             0 => Err(MessageError::Empty.into()),
             length_bytes if length_bytes > room_bytes => {
@@ -319,9 +331,15 @@ impl<C: Channel> Channel for Framed<C> {
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
         if interest.contains(Interest::READ) {
             let mut inbox = lock(&self.inbox);
-            let known = inbox.ended || inbox.broken.is_some();
-            if known || !matches!(self.framing.split(&mut inbox), Ok(None)) {
+            let is_waited_for = self.base.is_waited_for(Direction::Read);
+            if is_waited_for {
+                self.left_behind.begin();
+            }
+            if self.has_message(&mut inbox) {
                 return Readiness::READ;
+            }
+            if is_waited_for {
+                self.left_behind.watch(set);
             }
         }
         // That the stream can be read does not mean that a message is there; a try tells.

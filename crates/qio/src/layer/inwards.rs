@@ -120,13 +120,11 @@ impl Inwards {
         looks: bool,
     ) -> Outlook {
         loop {
+            if self.has_plain(engine) {
+                return Outlook::Plain;
+            }
             let size = {
-                let engine = &mut *lock(engine);
-                // What comes before the next plain byte may be all there is.
-                self.settle(engine);
-                if !matches!(self.state, State::Open) || engine.is_readable(self.rest()) {
-                    return Outlook::Plain;
-                }
+                let engine = &*lock(engine);
                 if self.passthrough(engine) > 0 {
                     return Outlook::Passes;
                 }
@@ -141,6 +139,14 @@ impl Inwards {
                 _ => Outlook::Plain,
             };
         }
+    }
+
+    /// Whether plain bytes, an end or an error are here already.
+    pub(super) fn has_plain<E: Engine>(&mut self, engine: &Mutex<E>) -> bool {
+        let engine = &mut *lock(engine);
+        // What comes before the next plain byte may be all there is.
+        self.settle(engine);
+        !matches!(self.state, State::Open) || engine.is_readable(self.rest())
     }
 
     pub(super) fn fail(&mut self, failure: Failure) {

@@ -9,6 +9,7 @@ mod framed;
 mod handover;
 mod handshaking;
 mod inwards;
+mod left_behind;
 mod outwards;
 mod pump;
 mod store;

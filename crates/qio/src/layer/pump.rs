@@ -10,13 +10,14 @@ use qio_proto::{Engine, Time};
 use super::failure::Failure;
 use super::handover::Handover;
 use super::inwards::{How, Inwards, Outlook};
+use super::left_behind::LeftBehind;
 use super::outwards::Outwards;
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::channel::{
     AsChannel as _, Base, Channel, ChannelExt, Features, Mode, ReadFlags, ReadOp, WriteOp,
 };
 use crate::interest::{Direction, Interest, Readiness};
-use crate::watch::{Event, PollSet, waiter};
+use crate::watch::{PollSet, waiter};
 
 /// A protocol over a channel: reads and writes are plain, the channel below has the wire.
 ///
@@ -43,8 +44,8 @@ pub struct Layer<C, E> {
     outwards: Handover<Outwards>,
     /// The channel was driven: who wants to read looks below.
     driven: AtomicBool,
-    /// Raised when something waits for room below, and a reader that waits does not know it.
-    left_behind: Event,
+    /// What a reader that waits would not know.
+    left_behind: LeftBehind,
     closed: AtomicBool,
     /// Where the engine's time begins.
     epoch: Instant,
@@ -72,7 +73,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
             inwards: Mutex::new(Inwards::new(rest)),
             outwards: Handover::default(),
             driven: AtomicBool::new(false),
-            left_behind: Event::new(),
+            left_behind: LeftBehind::default(),
             closed: AtomicBool::new(false),
             epoch: Instant::now(),
         }
@@ -121,7 +122,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Layer<C, E> {
         }
         let below = || self.below.flush().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         if outwards.is_pending() || below() {
-            self.left_behind.raise();
+            self.left_behind.tell();
         }
     }
 
@@ -180,7 +181,15 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         };
         // Looking below is what a read does.
         self.driven.store(false, Ordering::Release);
-        let result = lock(&self.inwards).read(&self.below, &self.engine, op.bufs(), how);
+        let (result, leaves) = {
+            let mut inwards = lock(&self.inwards);
+            let result = inwards.read(&self.below, &self.engine, op.bufs(), how);
+            let tells = self.left_behind.is_awaited() && self.base.is_waited_for(Direction::Read);
+            (result, tells && inwards.has_plain(&self.engine))
+        };
+        if leaves {
+            self.left_behind.tell();
+        }
         self.say_what_is_owed();
         match result {
             Err(_) if self.is_closed() => Err(ErrorKind::NotConnected.into()),
@@ -220,7 +229,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
                     ready |= Readiness::READ;
                     if looks && self.base.is_waited_for_by_several(Direction::Read) {
                         // What the others wait for has gone from the channel below.
-                        self.left_behind.raise();
+                        self.left_behind.tell();
                     }
                 }
                 // Whatever comes is for the user.
@@ -234,8 +243,11 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
         // Outside of a wait, an event loop knows what was written, and asks again.
         let tells = self.base.is_waited_for(Direction::Read) && ready.is_empty();
         if tells {
-            // Before the look: what is left behind from here on raises it again.
-            self.left_behind.lower();
+            // Before the last look: what is left behind from here on is told.
+            self.left_behind.begin();
+            if interest.contains(Interest::READ) && lock(&self.inwards).has_plain(&self.engine) {
+                ready |= Readiness::READ;
+            }
         }
         let (pending, failed) = {
             let outwards = self.outwards.lock();
@@ -265,7 +277,7 @@ impl<C: Channel, E: Engine + fmt::Debug + 'static> Channel for Layer<C, E> {
                 }
             }
             if tells && !pending {
-                self.left_behind.watch(Interest::empty(), set);
+                self.left_behind.watch(set);
             }
             if let Some(deadline) = lock(&self.engine).deadline() {
                 set.wake_at(self.epoch + deadline);
