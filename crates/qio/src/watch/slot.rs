@@ -22,8 +22,6 @@ pub struct Slot {
     /// only to let go, and so only when `emptied`.
     current: RwLock<Option<SharedFd>>,
     emptied: AtomicBool,
-    /// Where the descriptor's owner is: it is told from others without being borrowed.
-    address: usize,
 }
 
 impl Slot {
@@ -35,8 +33,7 @@ impl Slot {
     /// A slot that holds a descriptor which a leg may own too: that of a connect that was waited
     /// for.
     pub(crate) fn from_shared(fd: SharedFd) -> Self {
-        let address = Arc::as_ptr(&fd).addr();
-        Self { current: RwLock::new(Some(fd)), emptied: AtomicBool::new(false), address }
+        Self { current: RwLock::new(Some(fd)), emptied: AtomicBool::new(false) }
     }
 
     /// Borrows the descriptor for one call.
@@ -78,12 +75,6 @@ impl Slot {
         // Letting go of the borrow lets go of the slot's own share too, unless a call is running.
         drop(borrowed);
         if first { fd } else { None }
-    }
-
-    /// Whether the slot has this descriptor, and was not emptied.
-    #[inline]
-    pub fn holds(&self, fd: &SharedFd) -> bool {
-        !self.is_empty() && Arc::as_ptr(fd).addr() == self.address
     }
 
     /// Whether the slot was emptied.

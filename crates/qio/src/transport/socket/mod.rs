@@ -83,6 +83,9 @@ use crate::watch::{PollSet, SharedFd, Slot, closed, release, waiter};
 pub struct Socket {
     base: Base,
     slot: Slot,
+    /// Where the owner of the descriptor in the slot is: it is told from others without being
+    /// borrowed.
+    address: usize,
     /// Other processes use the same open file: its flags are theirs too.
     shared: bool,
     read_shut: AtomicBool,
@@ -177,6 +180,7 @@ impl Socket {
         }
         Self {
             base: Base::new(kind, features),
+            address: SharedFd::as_ptr(&fd).addr(),
             slot: Slot::from_shared(fd),
             shared,
             read_shut: AtomicBool::new(false),
@@ -354,7 +358,8 @@ impl Channel for Socket {
 
     #[inline]
     fn watch_stands(&self, interest: Interest, fd: &SharedFd) -> bool {
-        self.slot.holds(fd)
+        !self.slot.is_empty()
+            && SharedFd::as_ptr(fd).addr() == self.address
             && !interest.is_empty()
             && self.special.load(Ordering::Acquire) & interest.bits() == 0
     }
