@@ -99,7 +99,6 @@ impl<S: Steps> Stepper<S> {
         if self.waits_for_legs()
             && let Some(output) = (repeats.output)(&mut self.steps, &self.set)
         {
-            self.waits = false;
             return Poll::Ready(output);
         }
         self.turn(Instant::now())
@@ -109,9 +108,9 @@ impl<S: Steps> Stepper<S> {
     #[cfg(any(feature = "calloop", feature = "glib"))]
     #[inline]
     pub(crate) fn rearm(&mut self, repeats: &Repeats<S>) {
-        if (repeats.stands)(&self.steps, &self.set) {
+        // An output of legs alone has left the set as what is waited for.
+        if self.waits && (repeats.stands)(&self.steps, &self.set) {
             self.set.forget_fired();
-            self.waits = true;
         } else {
             self.fill();
         }

@@ -213,7 +213,7 @@ pub trait Channel: AsChannel + Any + fmt::Debug + Send + Sync {
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness;
 
     /// Whether [`watch`](Channel::watch) for `interest`, asked now, would say that nothing holds, and
-    /// add one leg and nothing else: `fd`, polled for `interest` and granting it.
+    /// add one leg and nothing else: `fd`, polled for `interest`, which is not empty, and granting it.
     ///
     /// Spares an event loop that has this leg already the question after each event. By default no,
     /// which is always right.

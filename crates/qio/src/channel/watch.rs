@@ -109,11 +109,17 @@ impl<C: Channel> Watch<C> {
     /// again after it.
     #[inline]
     pub fn fired(&mut self, set: &PollSet) -> Readiness {
-        let fired = self.fired_in(set);
-        if fired.is_empty() || self.is_over() {
-            return Readiness::empty();
+        if self.interest.is_empty() {
+            return self.fired_for_nothing_else(set);
         }
-        self.note(fired)
+        let fired = set.granted();
+        if fired.is_empty() || self.is_over() { Readiness::empty() } else { fired }
+    }
+
+    #[inline(never)]
+    fn fired_for_nothing_else(&mut self, set: &PollSet) -> Readiness {
+        let fired = hangup_in(set);
+        if fired.is_empty() || self.is_over() { Readiness::empty() } else { self.note(fired) }
     }
 
     /// Whether `set`, which a look has filled, stands as it is after a callback
@@ -121,7 +127,8 @@ impl<C: Channel> Watch<C> {
     #[inline]
     pub fn stands(&self, set: &PollSet) -> bool {
         let leg = set.one_leg_for(self.interest);
-        leg.is_some_and(|leg| self.channel.watch_stands(self.interest, leg.fd()))
+        !self.interest.is_empty()
+            && leg.is_some_and(|leg| self.channel.watch_stands(self.interest, leg.fd()))
     }
 
     /// Says what it means that legs of `set` fired, or that its deadline has passed. If that is

@@ -360,7 +360,6 @@ impl Channel for Socket {
     fn watch_stands(&self, interest: Interest, fd: &SharedFd) -> bool {
         !self.slot.is_empty()
             && SharedFd::as_ptr(fd).addr() == self.address
-            && !interest.is_empty()
             && self.special.load(Ordering::Acquire) & interest.bits() == 0
     }
 
