@@ -295,8 +295,9 @@ impl Channel for Cutting {
     }
 
     fn watch(&self, interest: Interest, set: &mut PollSet) -> Readiness {
+        // A write says what has happened. A read may have to wait all the same.
         match self.rest.load(Ordering::Relaxed) {
-            0 => interest.into(),
+            0 if interest.contains(Interest::WRITE) => Readiness::WRITE,
             _ => self.inner.watch(interest, set),
         }
     }
