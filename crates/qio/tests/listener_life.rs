@@ -16,7 +16,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, announcing_waits, impatiently, in_own_process, open_fds, patience};
+use common::{
+    PATIENCE, announcing_waits, eventually, impatiently, in_own_process, open_fds, patience,
+};
 use qio::error::Class;
 use qio::net::{
     self, Address, ConnectOptions, Inherited, ListenEvent, ListenOptions, Listener,
@@ -402,23 +404,25 @@ fn never_more_clients_are_there_than_may_be() {
             })
         })
         .collect();
+    // Its end is when it has been served.
+    fn be_served(client: &dyn Channel) {
+        client.write_all(b"x").unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+    }
+    // All places at once, whatever the threads below get to.
+    let first: Vec<_> = (0..3).map(|_| connect(&address)).collect();
+    eventually("three clients are there", || live.lock().unwrap().0 == 3);
+    first.into_iter().for_each(|client| be_served(&*client));
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let address = address.clone();
-            thread::spawn(move || {
-                for _ in 0..100 {
-                    let client = connect(&address);
-                    client.write_all(b"x").unwrap();
-                    // Its end is when it has been served.
-                    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
-                }
-            })
+            thread::spawn(move || (0..100).for_each(|_| be_served(&*connect(&address))))
         })
         .collect();
     clients.into_iter().for_each(|thread| thread.join().unwrap());
     listener.close().unwrap();
     let served: u32 = servers.into_iter().map(|thread| thread.join().unwrap()).sum();
-    assert_eq!(served, 400);
+    assert_eq!(served, 403);
     assert_eq!(live.lock().unwrap().1, 3, "all places were used, and no more");
 }
 
