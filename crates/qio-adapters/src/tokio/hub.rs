@@ -1,16 +1,19 @@
 //! What the two halves of a channel share, and how one of them waits.
 
+mod direct;
+
 use std::io::{ErrorKind, Result};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use qio::watch::{Leg, PollSet};
-use qio::{Channel, ChannelExt as _, Direction, Features, Interest, Readiness};
+use qio::{Channel, Direction, Interest, Readiness};
 use smallvec::SmallVec;
 use tokio::task::coop;
 
+use self::direct::Direct;
 use super::reactor::{INLINE, Reactor, Registration, Tick, wanted};
 use super::run::{PATIENCE, PAUSE, holds};
 use super::slots::{Slot, Slots};
@@ -66,17 +69,6 @@ pub(super) struct Side {
     is_parked: bool,
 }
 
-/// A registration that a half goes back to without asking for it.
-#[derive(Debug, Default)]
-enum Direct {
-    #[default]
-    None,
-    /// It may have to be made anew for another direction, and has to be gone before.
-    Lent(Weak<Registration>),
-    /// It is for both directions, for good, and each half waits for its own.
-    Kept(Arc<Registration>),
-}
-
 /// What a half waits to do. Another call must not wait for what this one waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -98,14 +90,6 @@ impl Side {
             is_parked: false,
         }
     }
-
-    /// Goes back to a registration the next time, unless there was more to do, or a failure.
-    #[inline]
-    fn go_back<R>(&mut self, direct: Direct, polled: Option<&Poll<Result<R>>>) {
-        if !matches!(polled, None | Some(Poll::Ready(Err(_)))) {
-            self.direct = direct;
-        }
-    }
 }
 
 impl<C: Channel> Hub<C> {
@@ -117,223 +101,6 @@ impl<C: Channel> Hub<C> {
             waits: Mutex::default(),
             waiting: AtomicU8::new(0),
         }
-    }
-
-    /// Moves some of `asked` bytes: repeats `attempt` until it is anything but would-block.
-    ///
-    /// What a plain stream does as tokio's own do it, without what layers need: one look at the
-    /// registration, one attempt.
-    pub(super) fn poll_bytes(
-        &self,
-        side: &mut Side,
-        asked: usize,
-        cx: &mut Context<'_>,
-        mut attempt: impl FnMut(&C) -> Result<usize>,
-    ) -> Poll<Result<usize>> {
-        if asked > 0 {
-            let was_direct = !matches!(side.direct, Direct::None);
-            let polled = match std::mem::take(&mut side.direct) {
-                Direct::Kept(registration) => {
-                    let polled = self.poll_kept(side, &registration, asked, cx, &mut attempt);
-                    side.go_back(Direct::Kept(registration), polled.as_ref());
-                    polled
-                }
-                Direct::Lent(lent) => {
-                    let polled = lent.upgrade().and_then(|registration| {
-                        self.poll_lent(side, &registration, asked, cx, &mut attempt)
-                    });
-                    side.go_back(Direct::Lent(lent), polled.as_ref());
-                    polled
-                }
-                // A first read mostly finds nothing, and a first write room.
-                Direct::None if side.has_waited || side.half == Direction::Read => None,
-                Direct::None => self.poll_first(side.half, cx, &mut attempt),
-            };
-            if let Some(polled) = polled {
-                return polled;
-            }
-            if was_direct {
-                // What fired woke the task, and not the slot: there is something to try.
-                side.parked = None;
-            }
-        }
-        self.poll_transfer(side, cx, attempt)
-    }
-
-    #[inline(never)]
-    fn poll_transfer(
-        &self,
-        side: &mut Side,
-        cx: &mut Context<'_>,
-        attempt: impl FnMut(&C) -> Result<usize>,
-    ) -> Poll<Result<usize>> {
-        let interest = side.half.into();
-        self.poll(side, (Call::Transfer, interest), cx, attempt)
-    }
-
-    /// An attempt of a half that has never waited, for which nothing is registered.
-    #[inline]
-    fn poll_first(
-        &self,
-        half: Direction,
-        cx: &mut Context<'_>,
-        attempt: &mut impl FnMut(&C) -> Result<usize>,
-    ) -> Option<Poll<Result<usize>>> {
-        let Poll::Ready(budget) = coop::poll_proceed(cx) else { return Some(Poll::Pending) };
-        let result = attempt(&self.channel);
-        self.tell_other(half);
-        if would_block(&result) {
-            return None;
-        }
-        budget.made_progress();
-        Some(Poll::Ready(result))
-    }
-
-    /// On a registration of whose directions each half has one to itself. `None` when there is more
-    /// to wait for.
-    #[inline]
-    fn poll_kept(
-        &self,
-        side: &mut Side,
-        registration: &Registration,
-        asked: usize,
-        cx: &mut Context<'_>,
-        attempt: &mut impl FnMut(&C) -> Result<usize>,
-    ) -> Option<Poll<Result<usize>>> {
-        for _ in 0..ROUNDS {
-            let Poll::Ready(tick) = registration.poll(side.half, cx) else {
-                side.is_parked = side.is_parked || self.is_still_direct(side.half, registration);
-                return side.is_parked.then_some(Poll::Pending);
-            };
-            let tick = tick.ok()?;
-            let result = attempt(&self.channel);
-            self.tell_other(side.half);
-            if !would_block(&result) {
-                side.is_parked = false;
-                if self.has_drained(side.half, registration, asked, &result) {
-                    tick.clear();
-                }
-                self.end(side, result.is_err());
-                return Some(Poll::Ready(result));
-            }
-            if tick.is_only_closed() || !self.is_still_direct(side.half, registration) {
-                return None;
-            }
-            side.is_parked = true;
-            tick.clear();
-        }
-        None
-    }
-
-    /// The same on a registration that the other half may wait on, too, or make anew.
-    fn poll_lent(
-        &self,
-        side: &mut Side,
-        registration: &Registration,
-        asked: usize,
-        cx: &mut Context<'_>,
-        attempt: &mut impl FnMut(&C) -> Result<usize>,
-    ) -> Option<Poll<Result<usize>>> {
-        if side.is_parked && !registration.is_ready(side.half) {
-            // Polled for something else.
-            let polled = self.register(side.half, registration, None, cx)?;
-            if polled.is_pending() {
-                return Some(Poll::Pending);
-            }
-        }
-        side.is_parked = false;
-        // This waker is for both halves.
-        let mut polled = registration.poll(side.half, &mut self.slots.context(side.half));
-        for _ in 0..ROUNDS {
-            let mut tried = None;
-            if let Poll::Ready(tick) = polled {
-                let tick = tick.ok()?;
-                let result = attempt(&self.channel);
-                self.tell_other(side.half);
-                if !would_block(&result) {
-                    if self.has_drained(side.half, registration, asked, &result) {
-                        let mut waits = self.lock();
-                        waits.cleared += 1;
-                        tick.clear();
-                    }
-                    self.end(side, result.is_err());
-                    return Some(Poll::Ready(result));
-                }
-                if tick.is_only_closed() {
-                    return None;
-                }
-                tried = Some(tick);
-            }
-            if !self.is_still_direct(side.half, registration) {
-                return None;
-            }
-            polled = self.register(side.half, registration, tried, cx)?;
-            if polled.is_pending() {
-                side.is_parked = true;
-                return Some(Poll::Pending);
-            }
-        }
-        None
-    }
-
-    /// Whether the channel waits on the registration's descriptor now, and on nothing else.
-    #[inline]
-    fn is_still_direct(&self, half: Direction, registration: &Registration) -> bool {
-        let stands = self.channel.watch_stands(half.into(), registration.fd());
-        stands && registration.is_polled() || self.is_found_direct(half, registration)
-    }
-
-    #[inline(never)]
-    fn is_found_direct(&self, half: Direction, registration: &Registration) -> bool {
-        let mut set = PollSet::new();
-        let ready = self.channel.watch(half.into(), &mut set);
-        ready.is_empty() && is_direct(&set, half, registration)
-    }
-
-    /// Whether a read has taken all there was, and may wait for the next edge.
-    #[inline]
-    fn has_drained(
-        &self,
-        half: Direction,
-        registration: &Registration,
-        asked: usize,
-        result: &Result<usize>,
-    ) -> bool {
-        half == Direction::Read
-            && result.as_ref().is_ok_and(|&count| 0 < count && count < asked)
-            && self.channel.features().contains(Features::DRAINS)
-            // What stands in front of a socket may give less than that has.
-            && self.channel.inner().is_none()
-            && !registration.is_urgent()
-    }
-
-    #[inline]
-    fn end(&self, side: &mut Side, failed: bool) {
-        if side.parked.is_some() || failed {
-            self.stop(side, self.slots.of(side.half), failed);
-        }
-    }
-
-    /// Clears what was tried and leaves the waker with the registration, and with the slot: should
-    /// the registration be made anew, that is the one to call. `None` when the other half waits on
-    /// the same.
-    fn register<'r>(
-        &self,
-        half: Direction,
-        registration: &'r Registration,
-        tried: Option<Tick<'r>>,
-        cx: &mut Context<'_>,
-    ) -> Option<Poll<Result<Tick<'r>>>> {
-        let mut waits = self.lock();
-        if !waits.is_for_one(half, registration) {
-            return None;
-        }
-        if let Some(tick) = tried {
-            waits.cleared += 1;
-            tick.clear();
-        }
-        self.slots.of(half).start(half.into(), cx);
-        Some(registration.poll(half, cx))
     }
 
     /// Repeats `attempt` until it is anything but would-block.
@@ -438,31 +205,6 @@ impl<C: Channel> Hub<C> {
             side.fruitless = if only_closed { side.fruitless + 1 } else { 0 };
         }
         Some(waits.cleared)
-    }
-
-    /// Whether both directions are waited for on one descriptor, which says nothing of the one
-    /// because of the other: a leg that means what it says. Registered for both at once it is never
-    /// registered anew.
-    fn is_duplex(&self) -> bool {
-        let features = self.channel.features();
-        if self.channel.inner().is_some()
-            || !features.contains(Features::DRAINS)
-            || features.contains(Features::FD_PASS)
-        {
-            // A layer works when it is asked, and a Unix socket makes an event for who wants room.
-            return false;
-        }
-        let [mut read, mut write] = [PollSet::new(), PollSet::new()];
-        let now = self.channel.watch(Interest::READ, &mut read)
-            | self.channel.watch(Interest::WRITE, &mut write);
-        let ([of_read], [of_write]) = (read.legs(), write.legs()) else { return false };
-        let means = |leg: &Leg, interest| leg.on() == interest && leg.grants() == interest;
-        now.is_empty()
-            && Arc::ptr_eq(of_read.fd(), of_write.fd())
-            && means(of_read, Interest::READ)
-            && means(of_write, Interest::WRITE)
-            && read.deadline().is_none()
-            && write.deadline().is_none()
     }
 
     /// Registers what the half waits for. `false`: something has happened already.
@@ -581,32 +323,6 @@ impl<C: Channel> Hub<C> {
 }
 
 impl Waits {
-    /// What `half` waits on, if that is all there is.
-    fn direct(&self, half: Direction) -> Direct {
-        let set = &self.sets[half as usize];
-        let mut registrations = self.reactor.registrations().iter();
-        match registrations.find(|known| is_direct(set, half, known)) {
-            Some(known) if self.reactor.is_duplex == Some(true) => Direct::Kept(Arc::clone(known)),
-            Some(known) => Direct::Lent(Arc::downgrade(known)),
-            None => Direct::None,
-        }
-    }
-
-    /// Whether `half` waits on the registration, and the other one does not for the same direction.
-    fn is_for_one(&self, half: Direction, registration: &Registration) -> bool {
-        let wants = |set: &PollSet| {
-            let mut legs = set.legs().iter();
-            legs.any(|leg| {
-                Arc::ptr_eq(leg.fd(), registration.fd()) && leg.on().contains(half.into())
-            })
-        };
-        let [of_read, of_write] = &self.sets;
-        match half {
-            Direction::Read => wants(of_read) && !wants(of_write),
-            Direction::Write => wants(of_write) && !wants(of_read),
-        }
-    }
-
     /// Stores the wakers; `false` when a leg has fired in the meantime. `others` gets what fired
     /// that only the other half may wait for.
     fn arm(
@@ -664,23 +380,6 @@ pub(super) fn readiness<C: Channel>(channel: &C, interest: Interest) -> Result<R
         ready = set.granted();
     }
     if ready.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { Ok(ready) }
-}
-
-#[inline]
-fn would_block<R>(result: &Result<R>) -> bool {
-    matches!(result, Err(error) if error.kind() == ErrorKind::WouldBlock)
-}
-
-/// Whether `set` has one leg, on the registration's descriptor, that means what it says.
-fn is_direct(set: &PollSet, half: Direction, registration: &Registration) -> bool {
-    let wanted = Interest::from(half);
-    let [leg] = set.legs() else { return false };
-    Arc::ptr_eq(leg.fd(), registration.fd())
-        && leg.on() == wanted
-        && leg.grants() == wanted
-        && set.deadline().is_none()
-        && !set.is_untried()
-        && registration.is_polled()
 }
 
 /// The bit of a half that waits.

@@ -244,9 +244,10 @@ impl PollSet {
         }
     }
 
-    /// The one leg there is, if it means what it says and says this, and there is nothing else.
+    /// The one leg there is, if it is polled for `interest` and grants that, and there is nothing else
+    /// to wait for.
     #[inline]
-    pub(crate) fn one_leg_for(&self, interest: Interest) -> Option<&Leg> {
+    pub fn one_leg_for(&self, interest: Interest) -> Option<&Leg> {
         match &self.legs {
             Legs::One(leg) if leg.on == interest && leg.grants == interest => Some(leg),
             _ => None,
