@@ -120,11 +120,11 @@ impl Inwards {
         looks: bool,
     ) -> Outlook {
         loop {
-            if self.has_plain(engine) {
-                return Outlook::Plain;
-            }
             let size = {
-                let engine = &*lock(engine);
+                let engine = &mut *lock(engine);
+                if self.holds_plain(engine) {
+                    return Outlook::Plain;
+                }
                 if self.passthrough(engine) > 0 {
                     return Outlook::Passes;
                 }
@@ -143,7 +143,10 @@ impl Inwards {
 
     /// Whether plain bytes, an end or an error are here already.
     pub(super) fn has_plain<E: Engine>(&mut self, engine: &Mutex<E>) -> bool {
-        let engine = &mut *lock(engine);
+        self.holds_plain(&mut *lock(engine))
+    }
+
+    fn holds_plain<E: Engine>(&mut self, engine: &mut E) -> bool {
         // What comes before the next plain byte may be all there is.
         self.settle(engine);
         !matches!(self.state, State::Open) || engine.is_readable(self.rest())

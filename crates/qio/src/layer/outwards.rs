@@ -175,14 +175,11 @@ impl Outwards {
         bufs: &[IoSlice<'_>],
     ) -> Result<usize> {
         let encoded = encode_all(&mut *lock(engine), bufs, &mut self.waiting);
-        let accepted = match encoded {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // The peer is told, if there is room for it.
-                let _ = self.flush(below, engine);
-                return Err(error);
-            }
-        };
+        if encoded.is_err() {
+            // The peer is told, if there is room for it.
+            let _ = self.flush(below, engine);
+        }
+        let accepted = encoded?;
         match self.send_waiting(below) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(accepted),

@@ -34,7 +34,7 @@ pub struct Facts {
     pub is_asked_for_certificate: bool,
     /// Whether it was shown one.
     pub shows_certificate: bool,
-    /// The name that the client asked for (SNI): known to clients, and to a server whose
+    /// The name that the client asked for (SNI): known to clients of rustls, and to a server whose
     /// configuration comes from [`ServerSettings`](super::ServerSettings).
     pub server_name: Option<String>,
     /// The user by whose key the two sides know each other, in a session with pre-shared keys (PSK).
