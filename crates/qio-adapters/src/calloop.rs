@@ -128,10 +128,9 @@ impl<S: Steps> Source<S> {
     /// Whether the loop polls what is waited for, and comes back in time.
     fn is_registered(&self) -> bool {
         let timer = self.timer.as_ref().and_then(Timer::current_deadline);
-        let is_due = !self.stepper.waits() || self.has_always_ready();
-        let is_timed = match timer {
-            Some(deadline) => is_due || Some(deadline) == self.stepper.set().deadline(),
-            None => !is_due && self.stepper.set().deadline().is_none(),
+        let is_timed = match self.is_due_at_once() {
+            true => timer.is_some(),
+            false => timer == self.stepper.set().deadline(),
         };
         let legs = self.stepper.set().legs();
         is_timed
@@ -139,8 +138,11 @@ impl<S: Steps> Source<S> {
             && self.legs.iter().zip(legs).all(|(known, leg)| known.is_for(leg))
     }
 
-    fn has_always_ready(&self) -> bool {
-        self.legs.iter().any(|leg| leg.source.is_none() && !leg.on.is_empty())
+    /// Whether the next turn waits for nothing: the first one, and where a descriptor is always
+    /// ready.
+    fn is_due_at_once(&self) -> bool {
+        let is_always_ready = |leg: &Registered| leg.source.is_none() && !leg.on.is_empty();
+        !self.stepper.waits() || self.legs.iter().any(is_always_ready)
     }
 
     /// Marks the leg whose registration `token` is of, or what the timer stands for.
@@ -218,9 +220,8 @@ impl<S: Steps> Source<S> {
         if let Some(mut timer) = self.timer.take() {
             timer.unregister(poll)?;
         }
-        let is_due = !self.stepper.waits() || self.has_always_ready();
         let timer = match self.stepper.set().deadline() {
-            _ if is_due => Some(Timer::immediate()),
+            _ if self.is_due_at_once() => Some(Timer::immediate()),
             deadline => deadline.map(Timer::from_deadline),
         };
         if let Some(mut timer) = timer {
