@@ -8,6 +8,8 @@
 #[expect(dead_code, reason = "other bounds than these")]
 #[path = "../../qio/benches/counted/mod.rs"]
 mod counted;
+#[path = "watched/mod.rs"]
+mod watched;
 
 use std::process::ExitCode;
 
@@ -38,36 +40,21 @@ mod cases {
     //! What is counted: everything inside a function marked as a benchmark.
 
     use std::io::Write;
-    use std::ops::ControlFlow;
-    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
 
     use calloop::generic::{Generic, NoIoDrop};
     use calloop::{EventLoop, PostAction};
-    use glib::{IOCondition, MainContext, Priority};
+    use glib::{IOCondition, MainContext};
     use gungraun::{library_benchmark, library_benchmark_group};
-    use qio::channel::Watch;
-    use qio::transport::Socket;
-    use qio::{Channel, ChannelExt, Interest, Mode};
+    use qio::ChannelExt;
+
+    use super::watched::{self, socket, unix};
 
     pub(super) const EVENTS: u64 = 1000;
 
     type Turns = (UnixStream, EventLoop<'static, ()>);
     type Context = (UnixStream, MainContext);
-
-    fn unix() -> (UnixStream, UnixStream) {
-        let (left, right) = UnixStream::pair().expect("a pair");
-        right.set_nonblocking(true).expect("a mode");
-        (left, right)
-    }
-
-    fn socket(stream: UnixStream) -> Arc<Socket> {
-        let socket = Socket::from_fd(OwnedFd::from(stream)).map_err(|(error, _)| error);
-        let socket = socket.expect("a socket");
-        socket.set_mode(Mode::NonBlocking).expect("a mode");
-        Arc::new(socket)
-    }
 
     /// Made, and turned once: what is set up with the first event is set up.
     fn turned((mut left, mut turns): Turns) -> Turns {
@@ -77,15 +64,7 @@ mod cases {
     }
 
     fn watch_in_calloop() -> Turns {
-        let (left, right) = unix();
-        let turns = EventLoop::try_new().expect("a loop");
-        let source = qio_adapters::calloop::watch(socket(right), Interest::READ);
-        let called = |_, watch: &mut Watch<Arc<Socket>>, (): &mut ()| {
-            watch.channel().read(&mut [0]).expect("read");
-            PostAction::Continue
-        };
-        turns.handle().insert_source(source, called).expect("a source");
-        turned((left, turns))
+        turned(watched::watch_in_calloop())
     }
 
     fn generic_in_calloop() -> Turns {
@@ -109,14 +88,7 @@ mod cases {
     }
 
     fn watch_in_glib() -> Context {
-        let (left, right) = unix();
-        let called = |_, watch: &mut Watch<Arc<Socket>>| {
-            watch.channel().read(&mut [0]).expect("read");
-            ControlFlow::Continue(())
-        };
-        let right = socket(right);
-        let source = qio_adapters::glib::watch(right, Interest::READ, Priority::DEFAULT, called);
-        source.attach(None);
+        let (left, _attached) = watched::watch_in_glib();
         iterated((left, MainContext::default()))
     }
 

@@ -4,6 +4,7 @@
 //! - [`Job`]: a call in another thread that can be seen to sleep and must come back.
 //! - [`count_waits`]: how often a call had to wait.
 //! - [`certs`]: an authority and what it signs, for tests of TLS.
+//! - [`sources`]: the files of the project, for tests of what they say.
 //! - `tls`, a feature: a client and a server that believe each other.
 //! - [`Chaos`]: a channel that makes every legal difficulty, on purpose and reproducibly.
 //! - [`pairs`]: two channels that are joined, of the common kinds.
@@ -31,6 +32,7 @@ mod ledger;
 pub mod pairs;
 mod patience;
 mod scope;
+pub mod sources;
 #[cfg(feature = "tls")]
 pub mod tls;
 

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qio_testkit::sources::{rust_files, workspace};
+
 /// What each module of `qio` may name; modules that are not listed may not exist.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("trace", &[]),
@@ -231,10 +233,6 @@ struct Source {
     code: String,
 }
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
-}
-
 /// The sources of every package, without their tests.
 fn workspace_sources() -> Vec<Source> {
     let packages = fs::read_dir(workspace().join("crates")).unwrap();
@@ -251,19 +249,6 @@ fn sources(dir: &Path) -> Vec<Source> {
     let all: Vec<Source> = files.map(read).collect();
     assert!(!all.is_empty(), "{}: no sources", dir.display());
     all
-}
-
-fn rust_files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }
 
 /// rustfmt writes the end of a module at the indentation of its start.

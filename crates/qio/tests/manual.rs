@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use qio_testkit::sources::{rust_files, workspace};
 
 #[test]
 fn every_rust_name_in_the_table_is_an_item_that_carries_the_name_of_qemu() {
@@ -181,7 +183,7 @@ fn aliases() -> BTreeMap<String, Vec<Item>> {
     let mut found: BTreeMap<String, Vec<Item>> = BTreeMap::new();
     for package in ["qio", "qio-adapters"] {
         let root = workspace().join("crates").join(package).join("src");
-        for file in sources(&root) {
+        for file in rust_files(&root) {
             let module = file.strip_prefix(&root).unwrap().with_extension("");
             let module: Vec<_> =
                 module.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
@@ -249,21 +251,4 @@ fn owner_of(line: &str) -> Option<String> {
     };
     let name = of.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
     Some(name.to_owned())
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
 }

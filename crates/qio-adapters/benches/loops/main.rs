@@ -16,6 +16,8 @@ mod rows;
 #[expect(dead_code, reason = "two threads move the bytes there")]
 #[path = "../../../qio/benches/transfer/mod.rs"]
 mod transfer;
+#[path = "../watched/mod.rs"]
+mod watched;
 mod websockets;
 
 use transfer::{Cost, HEAD, row};

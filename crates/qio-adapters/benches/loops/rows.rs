@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use std::thread;
 
 use calloop::generic::Generic;
 use calloop::{EventLoop, PostAction};
-use glib::{IOCondition, MainContext, Priority};
+use glib::{IOCondition, MainContext};
 use qio::layer::tls::{self, ClientSettings, SelfSigned, ServerSettings};
 use qio::transport::Socket;
-use qio::{Channel, ChannelExt, Interest, Mode};
+use qio::{Channel, ChannelExt, Interest};
 use qio_adapters::coroutine::{Coroutine, yield_now};
 use qio_adapters::tokio::{AsyncChannel, run};
 use qio_testkit::finished;
@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local, yield_now as yield_task};
 
 use crate::transfer::Cost;
+use crate::watched::{socket, unix, watch_in_calloop, watch_in_glib};
 
 /// What a run of `work` on a runtime costs, without making what it works with.
 pub(crate) fn timed<T, F: Future<Output = ()>>(
@@ -114,7 +115,7 @@ where
     move_all(left, right, bytes, size).await;
 }
 
-async fn move_all<W, R>(mut left: W, mut right: R, bytes: usize, size: usize)
+pub(crate) async fn move_all<W, R>(mut left: W, mut right: R, bytes: usize, size: usize)
 where
     W: AsyncWrite + Unpin + 'static,
     R: AsyncRead + Unpin,
@@ -179,46 +180,24 @@ pub(crate) fn tokio_rustls(keys: &Keys, bytes: usize) -> Cost {
     Cost::of(|| tasks.block_on(&runtime, move_all(client, server, bytes, 16 << 10)))
 }
 
-/// A Unix socket that has no mode of its own, and its peer.
-fn unix() -> (UnixStream, UnixStream) {
-    let (left, right) = UnixStream::pair().expect("a pair");
-    right.set_nonblocking(true).expect("a mode");
-    (left, right)
-}
-
-fn socket(stream: UnixStream) -> Arc<Socket> {
-    let socket = Socket::from_fd(OwnedFd::from(stream)).map_err(|(error, _)| error);
-    let socket = socket.expect("a socket");
-    socket.set_mode(Mode::NonBlocking).expect("a mode");
-    Arc::new(socket)
-}
-
 pub(crate) fn calloop(events: usize) -> Cost {
-    let (mut left, right) = unix();
-    let mut turns = EventLoop::<()>::try_new().expect("a loop");
-    let source = qio_adapters::calloop::watch(socket(right), Interest::READ);
-    let called = |_, watch: &mut qio::channel::Watch<Arc<Socket>>, (): &mut ()| {
-        watch.channel().read(&mut [0]).expect("read");
-        PostAction::Continue
-    };
-    turns.handle().insert_source(source, called).expect("a source");
-    Cost::of(|| {
-        for _ in 0..events {
-            left.write_all(b"x").expect("write");
-            turns.dispatch(None, &mut ()).expect("dispatch");
-        }
-    })
+    let (left, turns) = watch_in_calloop();
+    dispatch(left, turns, events)
 }
 
 pub(crate) fn bare_calloop(events: usize) -> Cost {
-    let (mut left, right) = unix();
-    let mut turns = EventLoop::<()>::try_new().expect("a loop");
+    let (left, right) = unix();
+    let turns = EventLoop::try_new().expect("a loop");
     let source = Generic::new(right, calloop::Interest::READ, calloop::Mode::Level);
     let called = |_, right: &mut calloop::generic::NoIoDrop<UnixStream>, (): &mut ()| {
         (&**right).read_exact(&mut [0])?;
         Ok(PostAction::Continue)
     };
     turns.handle().insert_source(source, called).expect("a source");
+    dispatch(left, turns, events)
+}
+
+fn dispatch(mut left: UnixStream, mut turns: EventLoop<'_, ()>, events: usize) -> Cost {
     Cost::of(|| {
         for _ in 0..events {
             left.write_all(b"x").expect("write");
@@ -359,14 +338,7 @@ async fn write_each(mut left: UnixStream, events: usize, taken: Rc<Notify>) {
 }
 
 pub(crate) fn glib(events: usize) -> Cost {
-    let (left, right) = unix();
-    let called = |_, watch: &mut qio::channel::Watch<Arc<Socket>>| {
-        watch.channel().read(&mut [0]).expect("read");
-        ControlFlow::Continue(())
-    };
-    let right = socket(right);
-    let source = qio_adapters::glib::watch(right, Interest::READ, Priority::DEFAULT, called);
-    source.attach(None);
+    let (left, source) = watch_in_glib();
     let cost = iterate(left, events);
     source.destroy();
     cost

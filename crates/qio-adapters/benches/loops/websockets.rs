@@ -7,12 +7,11 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use qio::layer::ws;
 use qio_adapters::tokio::AsyncChannel;
 use qio_testkit::finished;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::spawn_local;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
-use crate::rows::{sockets, streams, timed};
+use crate::rows::{move_all, sockets, streams, timed};
 use crate::transfer::Cost;
 
 pub(crate) fn qio(bytes: usize, size: usize) -> Cost {
@@ -25,24 +24,7 @@ pub(crate) fn qio(bytes: usize, size: usize) -> Cost {
         let server = server.join().expect("the server");
         (AsyncChannel::new(client).expect("a channel"), AsyncChannel::new(server).expect("one"))
     };
-    timed(make, |(mut client, mut server)| async move {
-        let sends = spawn_local(async move {
-            let block = vec![7; size];
-            for _ in 0..bytes / size {
-                client.write_all(&block).await.expect("write");
-            }
-            client.flush().await.expect("flush");
-            client
-        });
-        let mut block = vec![0; 64 << 10];
-        let mut left = bytes / size * size;
-        while left > 0 {
-            let count = server.read(&mut block).await.expect("read");
-            assert_ne!(count, 0, "the stream ended early");
-            left -= count;
-        }
-        drop(sends.await.expect("the sender"));
-    })
+    timed(make, |(client, server)| move_all(client, server, bytes, size))
 }
 
 pub(crate) fn tungstenite(bytes: usize, size: usize) -> Cost {
